@@ -1,0 +1,319 @@
+"""What a render is asked to do: frozen options, checked where they are born; preset YAML -> options -> YAML.
+
+Every field is a key of a preset, and flags.py makes a flag of it, so its help is written once, here.
+Not here: whether files exist, and whether a size fits a model pack (render.py asks that).
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+
+from dreamoving_cli.errors import InputError, UsageError
+from dreamoving_cli.frozen import Options, field, unknown
+from dreamoving_cli.paths import PRESETS
+
+MAX_SEED = 2**32 - 1
+MAX_FPS = 240
+
+
+def seconds(value: Any) -> Any:
+    """Exact seconds of "2.5", "5/2", "1:02.5" or a number; the type check refuses the rest."""
+    if isinstance(value, str) and re.fullmatch(r"(\d+:){1,2}\d+(\.\d+)?", value):
+        total = Fraction(0)
+        for part in value.split(":"):
+            total = total * 60 + Fraction(part)
+        return total
+    return Fraction(str(value)) if isinstance(value, float) and math.isfinite(value) else value
+
+
+def frame_rate(value: Any) -> Any:
+    """A rate as text: "source", or what a Fraction holds exactly."""
+    if value is None or value == "source":
+        return value
+    try:
+        rate = Fraction(str(value).strip())
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= MAX_FPS:
+        raise UsageError(f"fps is '{value}'", f"Give up to {MAX_FPS}, such as 24 or 30000/1001, or 'source'.")
+    return str(rate)
+
+
+def picture_size(value: Any) -> Any:
+    """A size as "WIDTHxHEIGHT" in pixels, each side 16..9999."""
+    if value is None:
+        return value
+    sides = re.fullmatch(r"([1-9]\d{1,3})x([1-9]\d{1,3})", str(value))
+    if not sides or min(map(int, sides.groups())) < 16:
+        raise UsageError(
+            f"size is '{value}'", "Give WIDTHxHEIGHT in pixels, 16 or more a side, such as 512x768."
+        )
+    return value
+
+
+Strength = Annotated[float, Field(strict=True, ge=0, le=2)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Seconds = Annotated[Fraction, BeforeValidator(seconds), PlainSerializer(str), Field(ge=0)]
+Rate = Annotated[str | None, BeforeValidator(frame_rate)]
+Size = Annotated[str | None, BeforeValidator(picture_size)]
+
+
+class ControlOptions(Options):
+    """One ControlNet: what it follows and how strongly, from which step to which."""
+
+    kind: str = Field(pattern=r"^[a-z][a-z0-9-]*$", description="What the file shows: pose, depth, ...")
+    file: Path | None = Field(
+        default=None, description="Footage or map video; null: made from the driving video."
+    )
+    control_scale: Strength = Field(
+        default=1.0, description="Multiplies this ControlNet's residuals; 0 is off."
+    )
+    control_start: Share = Field(default=0.0, description="Share of the steps after which it begins to act.")
+    control_end: Share = Field(default=1.0, description="Share of the steps after which it no longer acts.")
+
+    @model_validator(mode="after")
+    def check_span(self) -> Self:
+        if self.control_start >= self.control_end:
+            span = (
+                f"control_start of '{self.kind}' is {self.control_start}, its control_end {self.control_end}"
+            )
+            raise UsageError(span, "Choose a start below the end.")
+        return self
+
+
+class ContextOptions(Options):
+    """Which frames the model sees together, and how overlapping windows are averaged."""
+
+    context_frames: Count | None = field(None, "Windows", "Frames of one window; null: the model pack's.")
+    context_overlap: int | None = field(
+        None, "Windows", "Frames that two neighbors share; null: a quarter of the window.", strict=True, ge=0
+    )
+    context_stride: Count = field(1, "Windows", "Step between the frames inside a window.")
+    schedule: Literal["static", "uniform", "loop"] = field(
+        "uniform", "Windows", "How windows lie: fixed, borders moving between steps, or end joined to start."
+    )
+    fusion: Literal["flat", "pyramid", "overlap-linear"] = field(
+        "pyramid", "Windows", "How the frames of several windows are averaged."
+    )
+    window_batch: Count = field(1, "Windows", "Windows computed at once: faster, more memory.")
+
+    @model_validator(mode="after")
+    def check_overlap(self) -> Self:
+        if self.context_frames and (self.context_overlap or 0) >= self.context_frames:
+            raise UsageError(
+                f"context_overlap is {self.context_overlap}, the window {self.context_frames} frames",
+                f"Choose an overlap of 0 to {self.context_frames - 1}.",
+            )
+        return self
+
+    def resolved(self, pack_frames: int) -> Self:
+        """With the model pack's window, and a quarter of it as overlap, where nothing was chosen."""
+        frames = self.context_frames or pack_frames
+        overlap = frames // 4 if self.context_overlap is None else self.context_overlap
+        return self.replace(context_frames=frames, context_overlap=overlap)
+
+
+class RenderOptions(Options):
+    """Everything that one render needs to know but the device and the output file."""
+
+    model: Literal["auto", "sd15", "mini"] = field(
+        "auto", "Look", "Model pack; auto: sd15 where its files and a CUDA device are, else mini."
+    )
+    pose: Path | None = field(None, "Inputs", "The dance: footage, a pose map video or keypoints JSON.")
+    pose_kind: Literal["auto", "footage", "map", "json"] = field(
+        "auto", "Inputs", "What --pose is; auto: what extract-pose wrote into it, else footage."
+    )
+    depth: Path | None = field(None, "Inputs", "A depth map video.")
+    controls: tuple[ControlOptions, ...] = field(
+        (), "Inputs", "KIND=FILE[:SCALE[:START-END]]: a further control; repeatable.", "--control"
+    )
+    face: Path | None = field(None, "Inputs", "A photo of the person.")
+    cloth: Path | None = field(None, "Inputs", "A photo of the garment.")
+    style: Path | None = field(None, "Inputs", "One picture that guides the whole look.")
+    prompt: str = field("", "Look", "The person and the scene, in words.")
+    negative_prompt: str = field("", "Look", "What should not be seen.")
+    guidance_scale: float = field(
+        2.0, "Look", "Classifier-free guidance; 1 is off and twice as fast.", strict=True, ge=1, le=30
+    )
+    face_strength: Strength = field(1.0, "Look", "Weight of --face; 0 is off.")
+    cloth_strength: Strength = field(1.0, "Look", "Weight of --cloth; 0 is off.")
+    style_strength: Strength = field(1.0, "Look", "Weight of --style; 0 is off.")
+    pose_scale: Strength = field(1.0, "Look", "Weight of the pose control; 0 is off.")
+    depth_scale: Strength = field(1.0, "Look", "Weight of the depth control; 0 is off.")
+    steps: int = field(25, "Sampling", "Denoising steps.", strict=True, ge=1, le=1000)
+    sampler: Literal["ddim", "euler", "euler-a", "dpm++2m", "lcm"] = field(
+        "ddim", "Sampling", "The solver that takes the steps."
+    )
+    shared_noise: Share = field(
+        0.0, "Sampling", "Share of the starting noise that all frames have in common."
+    )
+    seed: int | None = field(
+        None,
+        "Sampling",
+        "Same seed, same video; drawn and recorded if absent.",
+        strict=True,
+        ge=0,
+        le=MAX_SEED,
+    )
+    size: Size = field(None, "Output", "WIDTHxHEIGHT in pixels; null: the driving video's shape.")
+    max_pixels: int | None = field(
+        None,
+        "Output",
+        "Most pixels of a frame when no size is given; null: the model pack's.",
+        strict=True,
+        ge=4096,
+    )
+    fps: Rate = field(
+        None, "Output", "Frames a second, or 'source'; null: the source's, halved while over 30."
+    )
+    start_s: Seconds = field(
+        Fraction(0), "Output", "Begin here in the driving video: seconds or M:SS.", "--start"
+    )
+    duration_s: Seconds | None = field(None, "Output", "Render this long: seconds or M:SS.", "--duration")
+    num_frames: Count | None = field(None, "Output", "Render this many frames.", "--frames")
+    context: ContextOptions = ContextOptions()
+    decode_batch: Count = field(8, "Windows", "Frames decoded at once: faster, more memory.")
+    codec: Literal["h264", "hevc", "av1", "vp9", "prores", "gif", "png"] | None = field(
+        None, "Output", "Video codec; null: by the output's extension."
+    )
+    quality: int | None = field(
+        None,
+        "Output",
+        "The codec's constant quality, lower is better; null: its own.",
+        strict=True,
+        ge=0,
+        le=63,
+    )
+    audio: bool = field(True, "Output", "Keep the driving video's sound.", strict=True)
+
+    @model_validator(mode="after")
+    def check_together(self) -> Self:
+        if self.duration_s == 0:
+            raise UsageError("duration_s is 0", "Give more than 0 seconds.")
+        if self.duration_s is not None and self.num_frames is not None:
+            raise UsageError(
+                f"duration_s is {self.duration_s} and num_frames {self.num_frames}", "Give only one."
+            )
+        kinds = [control.kind for control in self.all_controls]
+        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+        if twice:
+            raise UsageError(f"control '{twice[0]}' is given more than once", "Give each kind one file.")
+        return self
+
+    @property
+    def all_controls(self) -> tuple[ControlOptions, ...]:
+        """--pose, --depth and the further controls as one list, each kind once."""
+        named = (("pose", self.pose, self.pose_scale), ("depth", self.depth, self.depth_scale))
+        first = tuple(ControlOptions(kind=k, file=f, control_scale=s) for k, f, s in named if f is not None)
+        return first + self.controls
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """The asked size as (height, width), the order inside the code; None: follow the driving video."""
+        if self.size is None:
+            return None
+        width, height = self.size.split("x")
+        return int(height), int(width)
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset_path(name_or_file: str | Path) -> Path:
+    """Where a preset is: one of ours by name, else a file (a record beside a video is one too)."""
+    text = str(name_or_file)
+    if text in preset_names():
+        return PRESETS / f"{text}.yaml"
+    if text.endswith((".yaml", ".yml")) or Path(text).is_file():
+        return Path(text)
+    raise unknown("preset", text, preset_names())
+
+
+def read_preset(name_or_file: str | Path) -> dict[str, Any]:
+    """The keys of a preset as written, without a record's facts; its files are relative to its folder."""
+    path = preset_path(name_or_file)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(
+            f"cannot read preset {path}: {error.strerror}", "Give a preset's name or file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not YAML", "See 'dreamoving presets show quality' for the form."
+        ) from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(
+            f"{path} is not a preset", "Write 'key: value' lines; 'dreamoving presets schema' lists all."
+        )
+    values.pop("record", None)
+    for holder in [values, *(c for c in values.get("controls") or () if isinstance(c, dict))]:
+        for key in FILES & holder.keys():
+            holder[key] = path.parent / str(holder[key]) if holder[key] else None
+    return values
+
+
+def load_preset(name_or_file: str | Path, overrides: Mapping[str, Any] | None = None) -> RenderOptions:
+    """A preset, with `overrides` on top; an override of None means not given, window keys may stand flat."""
+    return RenderOptions(**merged(read_preset(name_or_file), overrides or {}))
+
+
+def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`overrides` on top of `values`: controls merge kind by kind, a new length replaces the old."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    context = {key: given.pop(key) for key in list(given) if key in ContextOptions.model_fields}
+    result = dict(values)
+    if given.keys() & {"duration_s", "num_frames"}:
+        result.pop("duration_s", None)
+        result.pop("num_frames", None)
+    if "controls" in given:
+        by_kind = {c["kind"]: dict(c) for c in result.get("controls") or ()}
+        for control in given.pop("controls"):
+            by_kind.setdefault(control["kind"], {}).update(control)
+        result["controls"] = tuple(by_kind.values())
+    if context:
+        result["context"] = {**(result.get("context") or {}), **context}
+    return result | given
+
+
+def to_yaml(options: RenderOptions, facts: Mapping[str, Any] | None = None) -> str:
+    """A preset of these options; `facts` go under the key `record`, which presets ignore."""
+    values = options.model_dump(mode="json") | ({"record": dict(facts)} if facts else {})
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema that editors check presets with."""
+    schema = RenderOptions.model_json_schema()
+    for part in [schema, *schema["$defs"].values()]:
+        for key in part["properties"].values():
+            key.pop("panel", None)
+            key.pop("flag", None)
+    record = {"type": "object", "description": "Facts of a finished render; ignored when read."}
+    schema["properties"]["record"] = record
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+FILES = {"pose", "depth", "face", "cloth", "style", "file"}  # keys that hold a path
+
+# name -> diffusers class, and what it is told beside the pack's noise schedule
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm++2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "lcm": ("LCMScheduler", {}),
+}
