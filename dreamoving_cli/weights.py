@@ -1,4 +1,4 @@
-"""The public weight files: which exist (models.lock), where they lie, how they come here; not what is in them.
+"""The public weight files: which exist (models.lock), where they lie, how they come here; not their content.
 
 A file is known by its sha256. It lies in the cache as blobs/sha256/<hex>, so a file that was copied there by
 hand serves as well as a fetched one. Files appear whole: fetched beside the cache, checked, then renamed into
