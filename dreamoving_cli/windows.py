@@ -1,0 +1,143 @@
+"""Which frames the model sees together at each step, and how the frames that windows share are averaged.
+
+Pure Python, no tensors. A window never joins the last frame to the first unless the schedule is `loop`, and never
+reaches over a cut.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dreamoving_cli.errors import UsageError
+
+Window = list[int]
+Schedule = Callable[[int, int, int, int], list[Window]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of every step of one render; build it with resolved numbers."""
+
+    num_frames: int
+    context_frames: int
+    context_overlap: int
+    context_stride: int = 1  # above 1: every second step takes each context_stride-th frame, for the long range
+    schedule: str = "uniform"  # a key of SCHEDULES
+    fusion: str = "pyramid"  # a key of FUSIONS
+    cuts: tuple[int, ...] = ()  # first frames of new shots: no window holds frames of both sides
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.context_overlap < self.context_frames:
+            raise UsageError(
+                f"context_overlap is {self.context_overlap}, the window {self.context_frames} frames",
+                f"Choose an overlap of 0 to {self.context_frames - 1}.",
+            )
+
+    def windows_at(self, step: int) -> list[Window]:
+        """The windows of one step (0 is the first); together they hold every frame."""
+        place = SCHEDULES["uniform" if self.schedule == "loop" and self.cuts else self.schedule]
+        return [
+            [frames[position] for position in window]
+            for frames in self._sequences(step)
+            for window in place(len(frames), self.context_frames, self.context_overlap, step)
+        ]
+
+    def fuse(self, window: Window) -> list[float]:
+        """How much each frame of a window counts, before the sum over all windows is normalized to 1."""
+        return FUSIONS[self.fusion](len(window), self.context_overlap)
+
+    def weights_at(self, step: int) -> list[tuple[Window, list[float]]]:
+        """The windows of one step with normalized weights: those of any frame sum to 1."""
+        total = [0.0] * self.num_frames
+        windows = self.windows_at(step)
+        for window in windows:
+            for frame, weight in zip(window, self.fuse(window), strict=True):
+                total[frame] += weight
+        return [(w, [x / total[f] for f, x in zip(w, self.fuse(w), strict=True)]) for w in windows]
+
+    def _sequences(self, step: int) -> list[range]:
+        """The runs of frames that are windowed each for itself: one a shot, or one a phase of the stride."""
+        borders = sorted({0, self.num_frames, *(c for c in self.cuts if 0 < c < self.num_frames)})
+        shots = [range(a, b) for a, b in zip(borders, borders[1:], strict=False)]
+        # Only windows of neighbors keep neighbors alike, so a stride never has all the steps to itself.
+        stride = self.context_stride if step % 2 else 1
+        return [shot[phase::stride] for shot in shots for phase in range(min(stride, len(shot)))]
+
+
+def static(num_frames: int, context_frames: int, context_overlap: int, step: int) -> list[Window]:
+    """The same windows at every step; the last one is moved back to end on the last frame."""
+    hop = context_frames - context_overlap
+    last = max(num_frames - context_frames, 0)
+    starts = sorted({min(start, last) for start in range(0, last + hop, hop)})
+    return [list(range(s, min(s + context_frames, num_frames))) for s in starts]
+
+
+def uniform(num_frames: int, context_frames: int, context_overlap: int, step: int) -> list[Window]:
+    """Windows whose borders move from step to step; the outermost may be cut short, to half a window at least."""
+    if num_frames <= context_frames:
+        return [list(range(num_frames))]
+    hop = context_frames - context_overlap
+    shift = int(spread(step) * hop)
+    windows = {}
+    for start in range(-shift, num_frames, hop):
+        first, end = max(start, 0), min(start + context_frames, num_frames)
+        if end - first < min(context_frames // 2, context_frames - 1):  # too little to see motion in
+            first = min(first, num_frames - context_frames)
+            end = first + context_frames
+        windows[first, end] = list(range(first, end))
+        if end == num_frames:
+            break
+    return list(windows.values())
+
+
+def loop(num_frames: int, context_frames: int, context_overlap: int, step: int) -> list[Window]:
+    """Windows on a ring: the last frame is followed by the first; borders move from step to step."""
+    context_frames = min(context_frames, num_frames)
+    hop = num_frames if context_frames == num_frames else context_frames - context_overlap
+    shift = int(spread(step) * hop)
+    return [
+        [(start + k) % num_frames for k in range(context_frames)]
+        for start in range(shift, shift + num_frames, hop)
+    ]
+
+
+def spread(step: int) -> float:
+    """A number in 0..1 for each step that fills the range evenly: 0, 1/2, 1/4, 3/4, 1/8, ... (van der Corput)."""
+    value, share = 0.0, 0.5
+    while step:
+        value += share * (step % 2)
+        step, share = step // 2, share / 2
+    return value
+
+
+def flat(length: int, overlap: int) -> list[float]:
+    """All frames of a window count alike."""
+    return [1.0] * length
+
+
+def pyramid(length: int, overlap: int) -> list[float]:
+    """The middle of a window counts most, falling evenly to its ends."""
+    return [float(min(k + 1, length - k)) for k in range(length)]
+
+
+def overlap_linear(length: int, overlap: int) -> list[float]:
+    """Full weight but for the overlap at each end, where one window fades into the next."""
+    return [min(k + 1, length - k, overlap + 1) / (overlap + 1) for k in range(length)]
+
+
+def group(windows: Sequence[Window], size: int) -> list[list[Window]]:
+    """Batches of up to `size` windows; only windows of one length share a batch."""
+    batches: list[list[Window]] = []
+    for window in sorted(windows, key=len, reverse=True):
+        if batches and len(batches[-1]) < size and len(batches[-1][0]) == len(window):
+            batches[-1].append(window)
+        else:
+            batches.append([window])
+    return batches
+
+
+SCHEDULES: dict[str, Schedule] = {"static": static, "uniform": uniform, "loop": loop}
+FUSIONS: dict[str, Callable[[int, int], list[float]]] = {
+    "flat": flat,
+    "pyramid": pyramid,
+    "overlap-linear": overlap_linear,
+}
