@@ -4,12 +4,13 @@ Pure Python, no tensors. A window never joins the last frame to the first unless
 reaches over a cut.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dreamoving_cli.errors import UsageError
 
 Window = list[int]
+Weighted = tuple[Window, list[float]]  # a window and the weight of each of its frames
 Schedule = Callable[[int, int, int, int], list[Window]]
 
 
@@ -20,9 +21,12 @@ class Windows:
     num_frames: int
     context_frames: int
     context_overlap: int
-    context_stride: int = 1  # above 1: every second step takes each context_stride-th frame, for the long range
+    context_stride: int = (
+        1  # above 1: every second step takes each context_stride-th frame, for the long range
+    )
     schedule: str = "uniform"  # a key of SCHEDULES
     fusion: str = "pyramid"  # a key of FUSIONS
+    window_batch: int = 1  # windows that the model computes at once
     cuts: tuple[int, ...] = ()  # first frames of new shots: no window holds frames of both sides
 
     def __post_init__(self) -> None:
@@ -45,7 +49,7 @@ class Windows:
         """How much each frame of a window counts, before the sum over all windows is normalized to 1."""
         return FUSIONS[self.fusion](len(window), self.context_overlap)
 
-    def weights_at(self, step: int) -> list[tuple[Window, list[float]]]:
+    def weights_at(self, step: int) -> list[Weighted]:
         """The windows of one step with normalized weights: those of any frame sum to 1."""
         total = [0.0] * self.num_frames
         windows = self.windows_at(step)
@@ -53,6 +57,16 @@ class Windows:
             for frame, weight in zip(window, self.fuse(window), strict=True):
                 total[frame] += weight
         return [(w, [x / total[f] for f, x in zip(w, self.fuse(w), strict=True)]) for w in windows]
+
+    def batches_at(self, step: int) -> list[list[Weighted]]:
+        """The weighted windows of one step in batches; only windows of one length share a batch."""
+        batches: list[list[Weighted]] = []
+        for window, weights in sorted(self.weights_at(step), key=lambda w: -len(w[0])):
+            if batches and len(batches[-1]) < self.window_batch and len(batches[-1][0][0]) == len(window):
+                batches[-1].append((window, weights))
+            else:
+                batches.append([(window, weights)])
+        return batches
 
     def _sequences(self, step: int) -> list[range]:
         """The runs of frames that are windowed each for itself: one a shot, or one a phase of the stride."""
@@ -122,17 +136,6 @@ def pyramid(length: int, overlap: int) -> list[float]:
 def overlap_linear(length: int, overlap: int) -> list[float]:
     """Full weight but for the overlap at each end, where one window fades into the next."""
     return [min(k + 1, length - k, overlap + 1) / (overlap + 1) for k in range(length)]
-
-
-def group(windows: Sequence[Window], size: int) -> list[list[Window]]:
-    """Batches of up to `size` windows; only windows of one length share a batch."""
-    batches: list[list[Window]] = []
-    for window in sorted(windows, key=len, reverse=True):
-        if batches and len(batches[-1]) < size and len(batches[-1][0]) == len(window):
-            batches[-1].append(window)
-        else:
-            batches.append([window])
-    return batches
 
 
 SCHEDULES: dict[str, Schedule] = {"static": static, "uniform": uniform, "loop": loop}

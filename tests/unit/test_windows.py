@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamoving_cli.errors import UsageError
-from dreamoving_cli.windows import FUSIONS, SCHEDULES, Windows, group, spread
+from dreamoving_cli.windows import FUSIONS, SCHEDULES, Windows, spread
 
 
 @st.composite
@@ -19,6 +19,7 @@ def settings(draw: st.DrawFn) -> Windows:
         draw(st.integers(1, 4)),
         draw(st.sampled_from(sorted(SCHEDULES))),
         draw(st.sampled_from(sorted(FUSIONS))),
+        draw(st.integers(1, 5)),
         tuple(draw(st.lists(st.integers(0, 150), max_size=3))),
     )
 
@@ -93,12 +94,11 @@ def test_a_short_clip_is_one_window() -> None:
         assert [sorted(w) for w in Windows(10, 16, 4, schedule=schedule).windows_at(3)] == [list(range(10))]
 
 
-@given(settings(), steps, st.integers(1, 5))
-def test_groups_hold_every_window_once_and_equal_lengths(windows: Windows, step: int, size: int) -> None:
-    at = windows.windows_at(step)
-    groups = group(at, size)
-    assert sorted(w for g in groups for w in g) == sorted(at)
-    assert all(len(g) <= size and len({len(w) for w in g}) == 1 for g in groups)
+@given(settings(), steps)
+def test_batches_hold_every_window_once_and_equal_lengths(windows: Windows, step: int) -> None:
+    batches = windows.batches_at(step)
+    assert sorted(w for b in batches for w in b) == sorted(windows.weights_at(step))
+    assert all(len(b) <= windows.window_batch and len({len(w) for w, _ in b}) == 1 for b in batches)
 
 
 @pytest.mark.parametrize("overlap", [16, 20, -1])
