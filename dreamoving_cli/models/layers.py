@@ -1,0 +1,196 @@
+"""One layer at a time: folding time, attention over several prompts, and the walk through 2D blocks.
+
+Hidden states are `(b f) c h w` in channels-last memory from the first convolution to the last, so that
+tokens `(b f) (h w) c` are a view of them. Nothing here holds weights: functions call diffusers' modules.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from dreamoving_cli.models.config import Span
+
+Prompt = tuple[Tensor, Tensor, float | Tensor]  # keys b h l d, values b h l d, strength
+INDEX_LIMIT = 2**31  # elements beyond which channels-last upsampling overflows on CUDA
+
+
+@dataclass
+class Pass:
+    """What every layer needs to know of one forward pass."""
+
+    time: Tensor  # b c: time embedding
+    num_frames: int
+    prompts: Iterator[Sequence[Prompt]]  # next() at every cross-attention, in walk order
+    resnet_norm: Span = "frame"
+
+
+def fold(x: Tensor) -> Tensor:
+    """Frames as a batch: b c f h w -> (b f) c h w, channels last in memory."""
+    return rearrange(x, "b c f h w -> (b f) c h w").contiguous(memory_format=torch.channels_last)
+
+
+def unfold(x: Tensor, num_frames: int) -> Tensor:
+    """Frames as a dimension: (b f) c h w -> b c f h w."""
+    return rearrange(x, "(b f) c h w -> b c f h w", f=num_frames)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """b l (h d) -> b h l d."""
+    return rearrange(x, "b l (h d) -> b h l d", h=heads)
+
+
+def attend(q: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """Attention to text, face and cloth, summed with their strengths (DreaMoving, eq. 1).
+
+    q: b h n d. prompts: keys and values b h l d (b may be 1) and a strength, a number or `b 1 1 1`; a prompt
+    of strength 0 is not computed.
+    """
+    total: Tensor | None = None
+    for k, v, strength in prompts:
+        if isinstance(strength, (int, float)) and strength == 0:
+            continue
+        k, v = (x.expand(q.shape[0], -1, -1, -1) for x in (k, v))
+        part = F.scaled_dot_product_attention(q, k, v)
+        part = part if isinstance(strength, (int, float)) and strength == 1 else part * strength
+        total = part if total is None else total + part
+    return torch.zeros_like(q) if total is None else total
+
+
+def self_attend(attention: Any, x: Tensor) -> Tensor:
+    """Attention of every cell to all cells of its frame; x: (b f) n c."""
+    q, k, v = (
+        split_heads(layer(x), attention.heads) for layer in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    out = F.scaled_dot_product_attention(q, k, v)
+    return attention.to_out[0](rearrange(out, "b h n d -> b n (h d)"))
+
+
+def prompt_keys(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of a prompt for one cross-attention; tokens: b l d -> two of b h l d."""
+    return split_heads(attention.to_k(tokens), attention.heads), split_heads(
+        attention.to_v(tokens), attention.heads
+    )
+
+
+def cross_attend(attention: Any, x: Tensor, prompts: Sequence[Prompt], num_frames: int) -> Tensor:
+    """Attention of all cells of all frames to the prompts; x: (b f) n c.
+
+    Frames are merged into the queries, so keys and values are never repeated per frame.
+    """
+    q = rearrange(attention.to_q(x), "(b f) n (h d) -> b h (f n) d", f=num_frames, h=attention.heads)
+    out = rearrange(attend(q, prompts), "b h (f n) d -> (b f) n (h d)", f=num_frames)
+    return attention.to_out[0](out)
+
+
+def transformer_block(block: Any, x: Tensor, step: Pass) -> Tensor:
+    """Self-attention, cross-attention, feed-forward; x: (b f) n c."""
+    x = x + self_attend(block.attn1, block.norm1(x))
+    if block.attn2 is not None:
+        x = x + cross_attend(block.attn2, block.norm2(x), next(step.prompts), step.num_frames)
+    return x + block.ff(block.norm3(x))
+
+
+def transform(transformer: Any, x: Tensor, step: Pass) -> Tensor:
+    """A spatial transformer around its blocks; x: (b f) c h w."""
+    residual, height = x, x.shape[-2]
+    x = transformer.norm(x)
+    if transformer.use_linear_projection:
+        x = transformer.proj_in(rearrange(x, "b c h w -> b (h w) c"))
+    else:
+        x = rearrange(transformer.proj_in(x), "b c h w -> b (h w) c")
+    for block in transformer.transformer_blocks:
+        x = transformer_block(block, x, step)
+    if transformer.use_linear_projection:
+        x = rearrange(transformer.proj_out(x), "b (h w) c -> b c h w", h=height)
+    else:
+        x = transformer.proj_out(rearrange(x, "b (h w) c -> b c h w", h=height))
+    return x + residual
+
+
+def group_norm(norm: nn.GroupNorm, x: Tensor, num_frames: int, span: Span) -> Tensor:
+    """GroupNorm with statistics of each frame or of the whole clip; x: (b f) c h w."""
+    return norm(x) if span == "frame" else fold(norm(unfold(x, num_frames)))
+
+
+def resnet(block: Any, x: Tensor, step: Pass) -> Tensor:
+    """A residual block; the time embedding is projected once a clip, not once a frame. x: (b f) c h w."""
+    residual = x if block.conv_shortcut is None else block.conv_shortcut(x)
+    x = block.conv1(block.nonlinearity(group_norm(block.norm1, x, step.num_frames, step.resnet_norm)))
+    time = block.time_emb_proj(block.nonlinearity(step.time)).repeat_interleave(step.num_frames, dim=0)
+    x = x + rearrange(time, "b c -> b c 1 1")
+    x = block.nonlinearity(group_norm(block.norm2, x, step.num_frames, step.resnet_norm))
+    return (residual + block.conv2(block.dropout(x))) / block.output_scale_factor
+
+
+def upsample(block: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest neighbor to `size` (height, width), then the block's convolution; x: (b f) c h w."""
+    if x.numel() * 4 > INDEX_LIMIT:
+        x = x.contiguous()
+    return block.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+def in_order(block: Any, motions: Iterable[nn.Module] = ()) -> list[tuple[Any, Any, Any]]:
+    """(resnet, attention or None, motion block or None) of a down or up block, in the order they run."""
+    count = len(block.resnets)
+    attentions = list(getattr(block, "attentions", None) or [None] * count)
+    return list(zip(block.resnets, attentions, list(motions) or [None] * count, strict=True))
+
+
+def layer(parts: tuple[Any, Any, Any], x: Tensor, step: Pass) -> Tensor:
+    """A resnet, then attention, then motion, as far as they are there; x: (b f) c h w."""
+    block, attention, motion = parts
+    x = resnet(block, x, step)
+    x = x if attention is None else transform(attention, x, step)
+    return x if motion is None else motion(x, step.num_frames)
+
+
+def down_walk(model: Any, motion: Any, x: Tensor, step: Pass) -> list[Tensor]:
+    """All outputs of the down blocks, the input first: what up blocks and ControlNets take."""
+    outputs = [x]
+    for level, block in enumerate(model.down_blocks):
+        for parts in in_order(block, motion.at("down", level) if motion is not None else ()):
+            x = layer(parts, x, step)
+            outputs.append(x)
+        for downsampler in block.downsamplers or ():
+            x = downsampler(x)
+            outputs.append(x)
+    return outputs
+
+
+def mid_walk(block: Any, motion: Any, x: Tensor, step: Pass) -> Tensor:
+    """The middle: resnet, then attention, motion, resnet; x: (b f) c h w."""
+    motions = list(motion.at("mid", 0)) if motion is not None else []
+    attentions = list(block.attentions)
+    x = resnet(block.resnets[0], x, step)
+    for i, (attention, after) in enumerate(zip(attentions, block.resnets[1:], strict=True)):
+        x = x if attention is None else transform(attention, x, step)
+        x = motions[i](x, step.num_frames) if motions else x
+        x = resnet(after, x, step)
+    return x
+
+
+def up_walk(model: Any, motion: Any, x: Tensor, skips: list[Tensor], step: Pass) -> Tensor:
+    """The up blocks, taking `skips` from the end; x: (b f) c h w."""
+    for level, block in enumerate(model.up_blocks):
+        for parts in in_order(block, motion.at("up", level) if motion is not None else ()):
+            x = layer(parts, torch.cat([x, skips.pop()], dim=1), step)
+        for upsampler in block.upsamplers or ():
+            x = upsample(upsampler, x, (skips[-1].shape[-2], skips[-1].shape[-1]))
+    return x
+
+
+def cross_attentions(model: Any) -> list[Any]:
+    """Every cross-attention of a U-Net or ControlNet in walk order: down, mid, up."""
+    blocks = [*model.down_blocks, model.mid_block, *getattr(model, "up_blocks", ())]
+    transformers = [t for block in blocks for t in getattr(block, "attentions", None) or () if t is not None]
+    return [b.attn2 for t in transformers for b in t.transformer_blocks if b.attn2 is not None]
+
+
+def embed_time(model: Any, t: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
+    """The time embedding, b c; t: 0-d or (b,)."""
+    return model.time_embedding(model.time_proj(t.expand(batch)).to(dtype))

@@ -1,0 +1,77 @@
+"""The video U-Net: a diffusers UNet2DConditionModel walked by us, with motion blocks between its layers.
+
+    unet = VideoUNet(config.unet, config.motion, config.resnet_norm)
+    text = unet.text_keys(tokens)                      # tokens b l d -> one (k, v) per cross-attention
+    prompts = [[(k, v, 1.0)] for k, v in text]         # with a face: [(k, v, 1.0), (k_f, v_f, face_strength)]
+    noise = unet(x, t, prompts, residuals)             # x, noise: b c f h w
+
+Training freezes `unet.unet` or `unet.motion` as its stage says; gradients also reach the prompts' keys and
+values. `use_motion=False` leaves the motion blocks out: for pictures and for stages before they are trained.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from dreamoving_cli.models.config import MotionConfig, Span
+from dreamoving_cli.models.layers import (
+    Pass,
+    Prompt,
+    cross_attentions,
+    down_walk,
+    embed_time,
+    fold,
+    group_norm,
+    mid_walk,
+    prompt_keys,
+    unfold,
+    up_walk,
+)
+from dreamoving_cli.models.motion import MotionBlocks
+
+
+class VideoUNet(nn.Module):
+    """Predicts noise (or velocity) for all frames of a window at once."""
+
+    def __init__(
+        self, unet: dict[str, Any], motion: MotionConfig | None = None, resnet_norm: Span = "frame"
+    ) -> None:
+        super().__init__()
+        self.unet = UNet2DConditionModel(**unet)
+        self.motion = None if motion is None else MotionBlocks(self.unet, motion)
+        self.resnet_norm: Span = resnet_norm
+
+    def text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the text for every cross-attention, down, mid, up; text: b l d -> b h l d."""
+        return [prompt_keys(attention, text) for attention in cross_attentions(self.unet)]
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        prompts: Sequence[Sequence[Prompt]],
+        residuals: Sequence[Tensor] | None = None,
+        use_motion: bool = True,
+    ) -> Tensor:
+        """x: b c f h w. t: 0-d or (b,). prompts: one list per cross-attention, in `text_keys` order.
+
+        residuals: a ControlNet's, (b f) c h w, down blocks first and the middle last.
+        """
+        batch, num_frames = x.shape[0], x.shape[2]
+        motion = self.motion if use_motion else None
+        time = embed_time(self.unet, torch.as_tensor(t, device=x.device), batch, x.dtype)
+        step = Pass(time, num_frames, iter(prompts), self.resnet_norm)
+
+        skips = down_walk(self.unet, motion, self.unet.conv_in(fold(x)), step)
+        x = mid_walk(self.unet.mid_block, motion, skips[-1], step)
+        if residuals is not None:
+            *down, mid = residuals
+            skips = [skip + residual for skip, residual in zip(skips, down, strict=True)]
+            x = x + mid
+        x = up_walk(self.unet, motion, x, skips, step)
+
+        x = group_norm(self.unet.conv_norm_out, x, num_frames, self.resnet_norm)
+        return unfold(self.unet.conv_out(self.unet.conv_act(x)), num_frames)
