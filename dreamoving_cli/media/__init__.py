@@ -1,0 +1,1 @@
+"""Pixels and sound in and out of files: numpy and FFmpeg only, no models, no torch."""
