@@ -4,13 +4,25 @@ Not here: any option (options.py).
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 from dreamoving_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotates a str that must be a key of a table."""
+
+    words: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.literal_schema(list(self.words))
 
 
 def field(default: Any, panel: str, text: str, flag: str | None = None, **rules: Any) -> Any:
@@ -71,8 +83,9 @@ def bounds(info: FieldInfo) -> tuple[Any, Any]:
 
 def choices(info: FieldInfo) -> list[str]:
     """The allowed words of a field; empty where any value of its type will do."""
+    tables = [rule.words for rule in info.metadata if isinstance(rule, OneOf)]
     literal = [part for part in parts(info.annotation) if getattr(part, "__origin__", None) is Literal]
-    return [str(word) for part in literal for word in part.__args__]
+    return [str(word) for words in (*tables, *(part.__args__ for part in literal)) for word in words]
 
 
 def parts(annotation: Any) -> list[Any]:

@@ -20,8 +20,18 @@ from pydantic import (
 )
 
 from dreamoving_cli.errors import InputError, UsageError
-from dreamoving_cli.frozen import Options, field, unknown
+from dreamoving_cli.frozen import OneOf, Options, field, unknown
 from dreamoving_cli.paths import PRESETS
+from dreamoving_cli.windows import FUSIONS, SCHEDULES
+
+# name -> diffusers class, and what it is told beside the pack's noise schedule
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm++2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "lcm": ("LCMScheduler", {}),
+}
 
 MAX_SEED = 2**32 - 1
 MAX_FPS = 240
@@ -75,7 +85,7 @@ class ControlOptions(Options):
 
     kind: str = Field(pattern=r"^[a-z][a-z0-9-]*$", description="What the file shows: pose, depth, ...")
     file: Path | None = Field(
-        default=None, description="Footage or map video; null: made from the driving video."
+        default=None, description="Footage or map video (default: made from the driving video)."
     )
     control_scale: Strength = Field(
         default=1.0, description="Multiplies this ControlNet's residuals; 0 is off."
@@ -96,15 +106,19 @@ class ControlOptions(Options):
 class ContextOptions(Options):
     """Which frames the model sees together, and how overlapping windows are averaged."""
 
-    context_frames: Count | None = field(None, "Windows", "Frames of one window; null: the model pack's.")
+    context_frames: Count | None = field(None, "Windows", "Frames of one window (default: the model pack's).")
     context_overlap: int | None = field(
-        None, "Windows", "Frames that two neighbors share; null: a quarter of the window.", strict=True, ge=0
+        None,
+        "Windows",
+        "Frames that two neighbors share (default: a quarter of the window).",
+        strict=True,
+        ge=0,
     )
     context_stride: Count = field(1, "Windows", "Step between the frames inside a window.")
-    schedule: Literal["static", "uniform", "loop"] = field(
+    schedule: Annotated[str, OneOf(tuple(SCHEDULES))] = field(
         "uniform", "Windows", "How windows lie: fixed, borders moving between steps, or end joined to start."
     )
-    fusion: Literal["flat", "pyramid", "overlap-linear"] = field(
+    fusion: Annotated[str, OneOf(tuple(FUSIONS))] = field(
         "pyramid", "Windows", "How the frames of several windows are averaged."
     )
     window_batch: Count = field(1, "Windows", "Windows computed at once: faster, more memory.")
@@ -153,7 +167,7 @@ class RenderOptions(Options):
     pose_scale: Strength = field(1.0, "Look", "Weight of the pose control; 0 is off.")
     depth_scale: Strength = field(1.0, "Look", "Weight of the depth control; 0 is off.")
     steps: int = field(25, "Sampling", "Denoising steps.", strict=True, ge=1, le=1000)
-    sampler: Literal["ddim", "euler", "euler-a", "dpm++2m", "lcm"] = field(
+    sampler: Annotated[str, OneOf(tuple(SAMPLERS))] = field(
         "ddim", "Sampling", "The solver that takes the steps."
     )
     shared_noise: Share = field(
@@ -167,16 +181,16 @@ class RenderOptions(Options):
         ge=0,
         le=MAX_SEED,
     )
-    size: Size = field(None, "Output", "WIDTHxHEIGHT in pixels; null: the driving video's shape.")
+    size: Size = field(None, "Output", "WIDTHxHEIGHT in pixels (default: the driving video's shape).")
     max_pixels: int | None = field(
         None,
         "Output",
-        "Most pixels of a frame when no size is given; null: the model pack's.",
+        "Most pixels of a frame when no size is given (default: the model pack's).",
         strict=True,
         ge=4096,
     )
     fps: Rate = field(
-        None, "Output", "Frames a second, or 'source'; null: the source's, halved while over 30."
+        None, "Output", "Frames a second, or 'source' (default: the source's, halved while over 30)."
     )
     start_s: Seconds = field(
         Fraction(0), "Output", "Begin here in the driving video: seconds or M:SS.", "--start"
@@ -186,12 +200,12 @@ class RenderOptions(Options):
     context: ContextOptions = ContextOptions()
     decode_batch: Count = field(8, "Windows", "Frames decoded at once: faster, more memory.")
     codec: Literal["h264", "hevc", "av1", "vp9", "prores", "gif", "png"] | None = field(
-        None, "Output", "Video codec; null: by the output's extension."
+        None, "Output", "Video codec (default: by the output's extension)."
     )
     quality: int | None = field(
         None,
         "Output",
-        "The codec's constant quality, lower is better; null: its own.",
+        "The codec's constant quality, lower is better (default: its own).",
         strict=True,
         ge=0,
         le=63,
@@ -240,6 +254,11 @@ def preset_path(name_or_file: str | Path) -> Path:
     if text.endswith((".yaml", ".yml")) or Path(text).is_file():
         return Path(text)
     raise unknown("preset", text, preset_names())
+
+
+def preset_purpose(name: str) -> str:
+    """What a preset of ours is for: the first line of its first comment."""
+    return preset_path(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def read_preset(name_or_file: str | Path) -> dict[str, Any]:
@@ -308,12 +327,3 @@ def json_schema() -> dict[str, Any]:
 
 
 FILES = {"pose", "depth", "face", "cloth", "style", "file"}  # keys that hold a path
-
-# name -> diffusers class, and what it is told beside the pack's noise schedule
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "dpm++2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "lcm": ("LCMScheduler", {}),
-}

@@ -1,0 +1,194 @@
+"""The command line: parse, call one function, print. Results on stdout, talk on stderr; no torch up here.
+
+Not here: any work. Reading on from `render`: render_command.py, whose flags are made from options.py.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from dreamoving_cli import __version__
+from dreamoving_cli.errors import EXIT_INTERRUPTED, DeviceMemoryError, UserError
+from dreamoving_cli.paths import MINI
+from dreamoving_cli.terminal import (
+    DEBUG,
+    AsJson,
+    Debug,
+    Footage,
+    Overwrite,
+    Preset,
+    Verbose,
+    facts,
+    say,
+    show,
+)
+
+
+class Commands(TyperGroup):
+    """The one place that turns an error into a sentence and an exit code; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise refuse(ctx, error) from error
+        except MemoryError as error:
+            smaller = "Choose a smaller --size, fewer --context-frames or a smaller --decode-batch."
+            raise refuse(ctx, DeviceMemoryError("the machine's memory is full", smaller)) from error
+        except KeyboardInterrupt as error:
+            say("dreamoving: interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+
+
+def refuse(ctx: Any, error: UserError) -> typer.Exit:
+    if ctx.meta.get(DEBUG):
+        say("".join(traceback.format_exception(error)))
+    typer.secho(f"dreamoving: {error}", fg="red", err=True)
+    return typer.Exit(error.exit_code)
+
+
+class Render(TyperCommand):
+    """`render` in the list of commands; its flags are made when it is called, as the options load slowly."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        from dreamoving_cli.render_command import command
+
+        return command().make_context(info_name, args, parent, **extra)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+presets_app = typer.Typer(no_args_is_help=True, help="The looks that ship with dreamoving.")
+models_app = typer.Typer(no_args_is_help=True, help="The model packs and weight files.")
+app.add_typer(presets_app, name="presets", rich_help_panel="Look around")
+app.add_typer(models_app, name="models", rich_help_panel="Look around")
+
+
+def show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"dreamoving {__version__}")
+        raise typer.Exit
+
+
+Version = typer.Option(
+    "--version", callback=show_version, is_eager=True, metavar="", help="Print the version."
+)
+
+
+@app.callback()
+def main(version: Annotated[bool, Version] = False, verbose: Verbose = 0, debug: Debug = False) -> None:
+    """A dance video, a face photo and a garment photo in; that person, so dressed, doing that dance, out.
+
+    dreamoving render --pose dance.mp4 --face me.jpg --cloth shirt.png
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+
+
+@app.command(cls=Render, rich_help_panel="Make videos")
+def render() -> None:
+    """Render one video and print where it is."""
+
+
+@app.command("extract-pose", rich_help_panel="Make videos")
+def extract_pose(
+    source: Footage,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The pose map video.", show_default=False)],
+    keypoints: Annotated[
+        Path | None, typer.Option("--json", help="Also keep the keypoints, as data to edit and reuse.")
+    ] = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Find the dancer's pose in a video; write it as a map and, if asked, as keypoints."""
+    from dreamoving_cli.extract import extract_to_file
+    from dreamoving_cli.progress import progress
+
+    with progress() as on_progress:
+        paths = extract_to_file(
+            "pose", source, output, json_path=keypoints, overwrite=overwrite, on_progress=on_progress
+        )
+    for path in paths:
+        typer.echo(path)
+
+
+@app.command(rich_help_panel="Look around")
+def quality(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The rendered video.", show_default=False)],
+    pose: Annotated[Path, typer.Option("--pose", help="The video that drove it.", show_default=False)],
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Measure how well a rendered video follows its driver, and whether seams show."""
+    from dreamoving_cli.quality import measure
+
+    show(facts(measure(output, pose)), as_json)
+
+
+@app.command(rich_help_panel="Look around")
+def examples(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if absent.", show_default=False)],
+) -> None:
+    """Write an example dance.mp4, me.jpg and shirt.png, made by our own renderer."""
+    from dreamoving_cli.examples import write_examples
+
+    for path in write_examples(folder):
+        typer.echo(path)
+
+
+@presets_app.command("list")
+def presets_list(as_json: AsJson = False) -> None:
+    """Name each preset and say what it is for."""
+    from dreamoving_cli.options import preset_names, preset_purpose
+
+    show({name: preset_purpose(name) for name in preset_names()}, as_json)
+
+
+@presets_app.command("show")
+def presets_show(name: Preset) -> None:
+    """Print a preset, complete and commented: a start for one of your own."""
+    from dreamoving_cli.options import load_preset, preset_path
+
+    load_preset(name)  # a broken file is refused, not shown
+    typer.echo(preset_path(name).read_text(encoding="utf-8"), nl=False)
+
+
+@presets_app.command("schema")
+def presets_schema() -> None:
+    """Print the JSON schema of a preset, for editors."""
+    from dreamoving_cli.options import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """List the model packs and weight files, and whether they are here."""
+    from dreamoving_cli.weights import list_weights
+
+    rows = {"mini": {"here": MINI.is_dir(), "license": "Apache-2.0"}}
+    rows |= {entry.id: {"here": here, "license": entry.license} for entry, here in list_weights()}
+    if as_json:
+        show(rows, as_json)
+    for name, row in () if as_json else rows.items():
+        typer.echo(f"{name:<32} {'here' if row['here'] else 'not fetched':<12} {row['license']}")
+
+
+@models_app.command("path")
+def models_path(weight_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)]) -> None:
+    """Print where a model pack or weight file is; a file that is not here is fetched first."""
+    from dreamoving_cli.weights import weight_path
+
+    typer.echo(MINI if weight_id == "mini" else weight_path(weight_id))

@@ -1,0 +1,117 @@
+"""The `render` command: the keys of a preset as flags, and where to write, what to skip, what to print.
+
+Not here: any rendering (render.py).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dreamoving_cli.flags import overrides, preset_flags
+from dreamoving_cli.options import RenderOptions, load_preset
+from dreamoving_cli.outputs import candidates, output_path, record_path, with_seed
+from dreamoving_cli.terminal import (
+    RUN,
+    AsJson,
+    Debug,
+    Overwrite,
+    Verbose,
+    complete_preset,
+    facts,
+    say,
+    show,
+    switch,
+)
+
+PRESET = typer.Option(
+    "--preset",
+    "-p",
+    metavar="NAME|FILE",
+    autocompletion=complete_preset,
+    show_default=False,
+    help="A look by name, or a YAML file; the record beside a video repeats it. Flags win over it.",
+)
+OUT = typer.Option(
+    "--out",
+    "-o",
+    show_default=False,
+    help="The video, or a folder for it (default: named after inputs and seed).",
+)
+DEVICE = typer.Option("--device", rich_help_panel=RUN, help="auto, cpu, cuda, cuda:1, mps.")
+
+
+@preset_flags
+def render(
+    preset: Annotated[str | None, PRESET] = None,
+    out: Annotated[Path | None, OUT] = None,
+    device: Annotated[str, DEVICE] = "auto",
+    dry_run: Annotated[bool, switch("--dry-run", "Print the plan and stop.")] = False,
+    skip_existing: Annotated[
+        bool, switch("--skip-existing", "Done at once if this very render is there.")
+    ] = False,
+    resume: Annotated[bool, switch("--resume", "Go on with a render that died.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Render one video and print where it is."""
+    options = chosen_options(preset, overrides(flags))
+    for note in unused(options):
+        say(note)
+    if skip_existing and (done := already_made(options, out)):
+        say(f"{done} is there already, made from the same inputs and options")
+        return show_render(done, as_json)
+    options = with_seed(options)
+    output = output_path(options, out)
+    from dreamoving_cli.render import plan  # torch is paid for here, not for a wrong flag
+    from dreamoving_cli.render import render as run
+
+    if dry_run:
+        return show({"output": str(output), **facts(plan(options, device))}, as_json)
+    from dreamoving_cli.progress import progress
+
+    with progress() as on_progress:
+        path = run(options, output, device, overwrite=overwrite, resume=resume, on_progress=on_progress)
+    return show_render(path, as_json)
+
+
+def command() -> Any:
+    """The Typer command, made when `render` is called."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command("render", context_settings={"help_option_names": ["-h", "--help"]})(render)
+    return typer.main.get_command(app)
+
+
+def chosen_options(preset: str | None, given: Mapping[str, Any]) -> RenderOptions:
+    """The preset with the flags on top; without one, the look that suits the model pack."""
+    if preset is not None:
+        return load_preset(preset, given)
+    suits = "quality" if given.get("model") == "sd15" else "mini"
+    return load_preset(suits, {"model": "auto", **given})
+
+
+def unused(options: RenderOptions) -> list[str]:
+    """One sentence for each picture that was given but counts for nothing."""
+    return [
+        f"{path} is not used: {name}_strength is 0. Give --{name}-strength to use it."
+        for name in ("face", "cloth", "style")
+        if (path := getattr(options, name)) and not getattr(options, f"{name}_strength")
+    ]
+
+
+def already_made(options: RenderOptions, out: Path | None) -> Path | None:
+    """The output of an earlier render of just this; None where there is none."""
+    from dreamoving_cli.record import record_matches
+
+    return next((path for path, asked in candidates(options, out) if record_matches(path, asked)), None)
+
+
+def show_render(path: Path, as_json: bool) -> None:
+    if as_json:
+        show({"output": str(path), "record": str(record_path(path))}, as_json)
+    else:
+        typer.echo(path)

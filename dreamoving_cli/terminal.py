@@ -1,0 +1,77 @@
+"""What the commands share: flags that mean the same everywhere, and how results and talk are printed.
+
+Not here: progress (progress.py) and the commands (cli.py, render_command.py).
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DEBUG = "dreamoving.debug"  # key in Typer's store of one run: show the traceback of user errors too
+RUN = "This run"  # the panel of flags that change how, not what
+
+
+def say(text: str) -> None:
+    """Talk: stderr, so that stdout holds results only."""
+    typer.echo(text, err=True)
+
+
+def show(values: Mapping[str, Any], as_json: bool) -> None:
+    """A result: JSON for scripts, else one aligned line a value."""
+    if as_json:
+        typer.echo(json.dumps(values, indent=2, default=str))
+        return
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def facts(result: Any) -> dict[str, Any]:
+    """The fields of a result, by name."""
+    return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+
+
+def set_verbosity(value: int) -> int:
+    """-v: what is done (INFO); -vv: also the details (DEBUG)."""
+    if value:
+        logging.getLogger("dreamoving_cli").setLevel(logging.INFO if value == 1 else logging.DEBUG)
+    return value
+
+
+def remember_debug(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta[DEBUG] = value or ctx.meta.get(DEBUG, False)
+    return value
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    from dreamoving_cli.options import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+def switch(name: str, text: str, **more: Any) -> Any:
+    """A flag without a value."""
+    return typer.Option(name, help=text, rich_help_panel=RUN, metavar="", **more)
+
+
+VERBOSITY = typer.Option(
+    "--verbose",
+    "-v",
+    count=True,
+    callback=set_verbosity,
+    show_default=False,
+    rich_help_panel=RUN,
+    metavar="",
+    help="Say what is done; -vv says more.",
+)
+Verbose = Annotated[int, VERBOSITY]
+Debug = Annotated[bool, switch("--debug", "Show the traceback of any error.", callback=remember_debug)]
+AsJson = Annotated[bool, switch("--json", "Print the result as JSON.")]
+Overwrite = Annotated[bool, switch("--overwrite", "Replace an existing output.")]
+Preset = Annotated[str, typer.Argument(metavar="NAME|FILE", autocompletion=complete_preset)]
+Footage = Annotated[Path, typer.Argument(metavar="IN", help="The video to look at.", show_default=False)]
