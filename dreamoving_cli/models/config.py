@@ -41,7 +41,7 @@ class MotionConfig(_Frozen):
 class VaeConfig(_Frozen):
     """The autoencoder: a diffusers class, its arguments, and the pixel shuffle around it."""
 
-    kind: Literal["AutoencoderTiny", "AutoencoderKL"] = Field("AutoencoderTiny", alias="class")
+    kind: Literal["AutoencoderTiny", "AutoencoderKL"] = Field(default="AutoencoderTiny", alias="class")
     kwargs: dict[str, Any] = Field(default_factory=dict)
     patch: int = Field(1, ge=1)  # pixels are unshuffled by this before it and shuffled after it
 

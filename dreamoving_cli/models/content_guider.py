@@ -63,7 +63,7 @@ class ContentGuider(nn.Module):
 
     def keys(self, kind: str, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values for every cross-attention of the U-Net, down, mid, up; tokens: b l d."""
-        return [attention(tokens) for attention in self.attentions[kind]]  # type: ignore[union-attr]
+        return [attention(tokens) for attention in self.attentions[kind]]  # type: ignore[attr-defined]
 
 
 def attention_sizes(unet: dict[str, Any]) -> list[tuple[int, int]]:

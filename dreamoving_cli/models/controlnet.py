@@ -35,7 +35,7 @@ class VideoControlNet(nn.Module):
         self, controlnet: dict[str, Any], motion: MotionConfig | None = None, resnet_norm: Span = "frame"
     ) -> None:
         super().__init__()
-        self.controlnet = ControlNetModel(**controlnet)
+        self.controlnet: Any = ControlNetModel(**controlnet)
         self.motion = None if motion is None else MotionBlocks(self.controlnet, motion)
         self.resnet_norm: Span = resnet_norm
 

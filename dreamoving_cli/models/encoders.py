@@ -3,6 +3,7 @@
 A tokenizer is CLIP's byte-level BPE: released files, or one learned from a few sentences for a small pack.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def learn_tokenizer(sentences: Iterable[str] = (), size: int = 2 * BYTES + 2, ma
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    merges: list[tuple[str, str]] = []
+    merges: list[Any] = []
     sentences = [sentence.lower() for sentence in sentences]
     if sentences:
         learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -57,9 +58,7 @@ def learn_tokenizer(sentences: Iterable[str] = (), size: int = 2 * BYTES + 2, ma
     return CLIPTokenizer(vocab=tokens, merges=merges, model_max_length=max_length)
 
 
-def _merges_of(tokenizer: Any) -> list[tuple[str, str]]:
-    import json
-
+def _merges_of(tokenizer: Any) -> list[Any]:
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
 

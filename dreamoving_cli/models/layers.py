@@ -134,11 +134,11 @@ def upsample(block: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
     return block.conv(F.interpolate(x, size=size, mode="nearest"))
 
 
-def in_order(block: Any, motions: Iterable[nn.Module] = ()) -> list[tuple[Any, Any, Any]]:
+def in_order(block: Any, motions: Iterable[Any] = ()) -> list[tuple[Any, Any, Any]]:
     """(resnet, attention or None, motion block or None) of a down or up block, in the order they run."""
     count = len(block.resnets)
     attentions = list(getattr(block, "attentions", None) or [None] * count)
-    return list(zip(block.resnets, attentions, list(motions) or [None] * count, strict=True))
+    return list(zip(block.resnets, attentions, [*motions] or [None] * count, strict=True))
 
 
 def layer(parts: tuple[Any, Any, Any], x: Tensor, step: Pass) -> Tensor:

@@ -15,12 +15,13 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -128,7 +129,7 @@ def save_pack(pack: Pack, folder: Path, dtype: torch.dtype = torch.float16) -> N
         state = {
             key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()
         }
-        _write(folder / f"{name}.safetensors", lambda part, state=state: save_file(state, part))
+        _write(folder / f"{name}.safetensors", partial(save_file, state))
     pack.tokenizer.save_pretrained(folder / "tokenizer")
     _write(folder / "config.json", lambda part: part.write_text(pack.config.to_json() + "\n"))
 

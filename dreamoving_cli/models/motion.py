@@ -118,5 +118,5 @@ class MotionBlocks(nn.Module):
 
     def at(self, position: str, level: int) -> nn.ModuleList:
         """The motion blocks of "down", "mid" or "up" at this level; empty where there are none."""
-        levels = {"down": self.down_blocks, "mid": [self.mid_block], "up": self.up_blocks}[position]
+        levels: Any = {"down": self.down_blocks, "mid": [self.mid_block], "up": self.up_blocks}[position]
         return levels[level].motion_modules

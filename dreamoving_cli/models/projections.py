@@ -75,10 +75,10 @@ class Perceiver(nn.Module):
 
     def refine(self, latents: Tensor, hidden: Tensor) -> Tensor:
         x = self.proj_in(hidden)
-        for pair in self.layers:
-            attention, feed_forward = pair  # type: ignore[misc]
-            latents = attention(x, latents) + latents
-            latents = feed_forward(latents) + latents
+        layer: Any  # a pair: attention, feed-forward
+        for layer in self.layers:
+            latents = layer[0](x, latents) + latents
+            latents = layer[1](latents) + latents
         return self.norm_out(self.proj_out(latents))
 
 

@@ -45,7 +45,6 @@ def tiny_config() -> PackConfig:
             "patch_size": 8,
         },
         vae=VaeConfig(
-            **{"class": "AutoencoderTiny"},
             kwargs={
                 "in_channels": 12,
                 "out_channels": 12,

@@ -40,7 +40,7 @@ class VideoUNet(nn.Module):
         self, unet: dict[str, Any], motion: MotionConfig | None = None, resnet_norm: Span = "frame"
     ) -> None:
         super().__init__()
-        self.unet = UNet2DConditionModel(**unet)
+        self.unet: Any = UNet2DConditionModel(**unet)
         self.motion = None if motion is None else MotionBlocks(self.unet, motion)
         self.resnet_norm: Span = resnet_norm
 

@@ -7,6 +7,8 @@
 above 1 shuffles that many pixels a side into channels before the network and back after it.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from dreamoving_cli.models.config import VaeConfig
 from dreamoving_cli.models.layers import fold, unfold
 
-CLASSES = {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}
+CLASSES: dict[str, Any] = {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}
 
 
 class VAE(nn.Module):
@@ -27,8 +29,8 @@ class VAE(nn.Module):
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        self.patch, self.factor = config.patch, config.factor
-        self.vae = CLASSES[config.kind](**config.kwargs)
+        self.patch, self.tiny = config.patch, config.kind == "AutoencoderTiny"
+        self.vae: Any = CLASSES[config.kind](**config.kwargs)
         channels = self.vae.config.latent_channels
         scale = self.vae.config.scaling_factor if config.kind == "AutoencoderKL" else 1.0
         self.register_buffer("mean", torch.zeros(channels))
@@ -55,13 +57,13 @@ class VAE(nn.Module):
     def encode_raw(self, pictures: Tensor) -> Tensor:
         """n c h w in -1..1 -> the network's own latents n c h w; what a training of the autoencoder uses."""
         pictures = F.pixel_unshuffle(pictures, self.patch)
-        if isinstance(self.vae, AutoencoderTiny):
+        if self.tiny:
             return self.vae.encoder(pictures)  # takes -1..1 and rescales inside
         return self.vae.encode(pictures).latent_dist.mode()
 
     def decode_raw(self, raw: Tensor) -> Tensor:
         """The network's own latents n c h w -> n c h w in -1..1."""
-        if isinstance(self.vae, AutoencoderTiny):
+        if self.tiny:
             return F.pixel_shuffle(self.vae.decoder(raw), self.patch)  # soft-clips to -3..3, gives -1..1
         return F.pixel_shuffle(self.vae.decode(raw).sample, self.patch)
 
