@@ -1,11 +1,12 @@
-"""From noise to latents: noise that belongs to a frame, samplers (diffusers), and the loop over steps and windows.
+"""From noise to latents: noise that belongs to a frame, samplers, and the loop over steps and windows.
 
-Everything that grows with the clip stays on the CPU in fp32: the latents, the sums over windows and the scheduler's
-arithmetic. Only the windows of one batch visit the device.
+Everything that grows with the clip stays on the CPU in fp32: the latents, the sums over windows and the
+scheduler's arithmetic. Only the windows of one batch visit the device.
 """
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ LCM_MAX_STEPS = 50  # the schedule it was distilled on
 class FrameNoise:
     """Unit noise of (seed, frame, step), on the CPU in fp32: any frame, any step, in any order.
 
-    `shared` is the share of variance that all frames of a step have in common (mixed noise: PYoCo, Ge et al. 2023).
+    `shared` is the share of variance that all frames of a step have in common (PYoCo, Ge et al. 2023).
     """
 
     def __init__(self, seed: int, shape: tuple[int, int, int], shared: float = 0.0) -> None:
@@ -39,14 +40,15 @@ class FrameNoise:
 
     def own(self, frames: Sequence[int], step: int) -> Tensor:
         """The part that is each frame's own, with unit variance: f c h w."""
-        return torch.cat([torch.randn(1, *self.shape, generator=self.generator(f, step)) for f in frames])
+        drawn = [torch.randn(1, *self.shape, generator=self.generator(f, step)) for f in frames]
+        return torch.cat(drawn)
 
     def mixed(self, frames: Sequence[int], step: int) -> Tensor:
         """Noise of these frames with its shared part, with unit variance: f c h w."""
         if not self.shared:
             return self.own(frames, step)
-        common = torch.randn(1, *self.shape, generator=self.generator(_COMMON, step))
-        return (1 - self.shared) ** 0.5 * self.own(frames, step) + self.shared**0.5 * common
+        own_share, shared_share = math.sqrt(1 - self.shared), math.sqrt(self.shared)
+        return own_share * self.own(frames, step) + shared_share * self.own([_COMMON], step)
 
 
 class DDIM(diffusers.DDIMScheduler):
@@ -55,17 +57,22 @@ class DDIM(diffusers.DDIMScheduler):
     diffusers' own subtracts num_train_timesteps // steps, which misses the next timestep of trailing spacing.
     """
 
+    config: Any
+    timesteps: Tensor
+    alphas_cumprod: Tensor
+    final_alpha_cumprod: Tensor
+
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **_: Any) -> tuple[Tensor]:
         """The deterministic update (Song et al. 2021, eq. 12 without noise)."""
         later = self.timesteps[self.timesteps < timestep]
-        alpha = self.alphas_cumprod[timestep].double()
-        alpha_next = (
-            self.alphas_cumprod[later[0]].double() if len(later) else self.final_alpha_cumprod.double()
-        )
+        end = self.alphas_cumprod[later[0]] if len(later) else self.final_alpha_cumprod
+        alpha, alpha_next = self.alphas_cumprod[timestep].double(), end.double()
         signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
         if self.config.prediction_type == "v_prediction":
             clean = signal * sample - sigma * model_output
             noise = signal * model_output + sigma * sample
+        elif self.config.prediction_type == "sample":
+            clean, noise = model_output, (sample - signal * model_output) / sigma
         else:
             clean, noise = (sample - sigma * model_output) / signal, model_output
         return (alpha_next.sqrt() * clean + (1 - alpha_next).sqrt() * noise,)
@@ -79,24 +86,24 @@ def make_scheduler(sampler: str, steps: int, config: Mapping[str, Any]) -> Any:
     class_name, arguments = SAMPLERS[sampler]
     if sampler == "lcm" and steps > LCM_MAX_STEPS:
         raise UsageError(f"steps is {steps} with sampler 'lcm'", f"Choose 1 to {LCM_MAX_STEPS}.")
-    if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") != "v_prediction":
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
         raise UsageError(
             "the pack's schedule ends in pure noise (rescale_betas_zero_snr) and its model predicts noise",
             "A model of that schedule must predict v: set prediction_type to v_prediction.",
         )
-    scheduler_class = OWN_SCHEDULERS.get(class_name) or getattr(diffusers, class_name)
+    scheduler_class: Any = OWN_SCHEDULERS.get(class_name) or getattr(diffusers, class_name)
     known = inspect.signature(getattr(diffusers, class_name).__init__).parameters
     values = {"clip_sample": False, **config, **arguments}
     scheduler = scheduler_class(**{key: value for key, value in values.items() if key in known})
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "sigmas"):
-        # A schedule of zero terminal SNR starts at sigma 4096: differences of its squares need more than fp32.
+        # Zero terminal SNR starts at sigma 4096: differences of its squares need more than fp32.
         scheduler.sigmas = scheduler.sigmas.double()
     return scheduler
 
 
 class Solver:
-    """A scheduler applied to a long clip, block by block, with noise drawn per frame and a history to save."""
+    """A scheduler on a long clip, block by block, with noise drawn per frame and a history to save."""
 
     def __init__(self, scheduler: Any, noise: FrameNoise, num_frames: int) -> None:
         self.timesteps: Tensor = scheduler.timesteps
@@ -121,7 +128,8 @@ class Solver:
 
     def scale(self, latents: Tensor, step: int) -> Tensor:
         """What the model sees of these latents, any shape."""
-        return self.schedulers[0].scale_model_input(latents, self.timesteps[step])
+        scaled: Tensor = self.schedulers[0].scale_model_input(latents, self.timesteps[step])
+        return scaled
 
     def advance(self, latents: Tensor, noise: Tensor, step: int) -> Tensor:
         """The latents after this step, written over `noise`, the predicted noise; all 1 c f h w."""
@@ -177,7 +185,7 @@ def initial_latents(solver: Solver, num_frames: int) -> Tensor:
 def fused_noise(
     predict_noise: PredictNoise, solver: Solver, latents: Tensor, windows: Windows, step: int
 ) -> Tensor:
-    """The predicted noise of the whole clip, 1 c f h w: the windows' predictions averaged by their weights."""
+    """The predicted noise of the whole clip, 1 c f h w: the windows' predictions, averaged by weight."""
     total = torch.zeros_like(latents)
     for batch in windows.batches_at(step):
         frames = [window for window, _ in batch]
@@ -192,8 +200,9 @@ _COMMON = 2**20 - 1  # the frame number of the noise that all frames share
 
 
 def _mixed_seed(seed: int, frame: int, step: int) -> int:
-    """32 bits, since torch's CPU generator ignores all others; never equal for two (frame, step) of one seed."""
-    assert frame < 2**20 and step < 2**12
+    """32 bits, all that torch's CPU generator looks at; never equal for two (frame, step) of one seed."""
+    assert frame < 2**20, frame
+    assert step < 2**12, step
     return _scramble(_scramble(frame << 12 | step) ^ _scramble(seed ^ 0x9E3779B9))
 
 
@@ -219,10 +228,11 @@ def _forget(scheduler: Any) -> None:
 
 
 def _noise_amount(scheduler: Any, step: int) -> float:
-    """The factor by which a sampler that draws at this step multiplies its draw."""
-    if isinstance(scheduler, diffusers.EulerAncestralDiscreteScheduler):
-        now, after = (float(scheduler.sigmas[k]) for k in (step, step + 1))
-        return (after**2 * (now**2 - after**2) / now**2) ** 0.5
-    if isinstance(scheduler, diffusers.LCMScheduler) and step + 1 < len(scheduler.timesteps):
-        return float(1 - scheduler.alphas_cumprod[scheduler.timesteps[step + 1]]) ** 0.5
+    """The factor by which a sampler that draws at this step multiplies its draw; 0 for the others."""
+    kind = type(scheduler).__name__
+    if kind == "EulerAncestralDiscreteScheduler":
+        now, after = scheduler.sigmas[step : step + 2].tolist()
+        return float(after * math.sqrt(1 - (after / now) ** 2))
+    if kind == "LCMScheduler" and step + 1 < len(scheduler.timesteps):
+        return math.sqrt(1 - scheduler.alphas_cumprod[scheduler.timesteps[step + 1]])
     return 0.0

@@ -1,11 +1,12 @@
 """Which frames the model sees together at each step, and how the frames that windows share are averaged.
 
-Pure Python, no tensors. A window never joins the last frame to the first unless the schedule is `loop`, and never
-reaches over a cut.
+Pure Python, no tensors. A window never joins the last frame to the first unless the schedule is `loop`, and
+never reaches over a cut.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dreamoving_cli.errors import UsageError
 
@@ -21,9 +22,7 @@ class Windows:
     num_frames: int
     context_frames: int
     context_overlap: int
-    context_stride: int = (
-        1  # above 1: every second step takes each context_stride-th frame, for the long range
-    )
+    context_stride: int = 1  # above 1: every second step looks at each context_stride-th frame
     schedule: str = "uniform"  # a key of SCHEDULES
     fusion: str = "pyramid"  # a key of FUSIONS
     window_batch: int = 1  # windows that the model computes at once
@@ -71,7 +70,7 @@ class Windows:
     def _sequences(self, step: int) -> list[range]:
         """The runs of frames that are windowed each for itself: one a shot, or one a phase of the stride."""
         borders = sorted({0, self.num_frames, *(c for c in self.cuts if 0 < c < self.num_frames)})
-        shots = [range(a, b) for a, b in zip(borders, borders[1:], strict=False)]
+        shots = [range(a, b) for a, b in pairwise(borders)]
         # Only windows of neighbors keep neighbors alike, so a stride never has all the steps to itself.
         stride = self.context_stride if step % 2 else 1
         return [shot[phase::stride] for shot in shots for phase in range(min(stride, len(shot)))]
@@ -86,7 +85,7 @@ def static(num_frames: int, context_frames: int, context_overlap: int, step: int
 
 
 def uniform(num_frames: int, context_frames: int, context_overlap: int, step: int) -> list[Window]:
-    """Windows whose borders move from step to step; the outermost may be cut short, to half a window at least."""
+    """Windows whose borders move from step to step; the outer two may be cut short, to half a window."""
     if num_frames <= context_frames:
         return [list(range(num_frames))]
     hop = context_frames - context_overlap
@@ -115,7 +114,7 @@ def loop(num_frames: int, context_frames: int, context_overlap: int, step: int) 
 
 
 def spread(step: int) -> float:
-    """A number in 0..1 for each step that fills the range evenly: 0, 1/2, 1/4, 3/4, 1/8, ... (van der Corput)."""
+    """Numbers that fill 0..1 evenly as steps go on: 0, 1/2, 1/4, 3/4, 1/8, ... (van der Corput)."""
     value, share = 0.0, 0.5
     while step:
         value += share * (step % 2)

@@ -130,9 +130,7 @@ def test_samplers_find_the_clean_picture_of_an_exact_model(sampler: str, steps: 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_ddim_equals_diffusers_where_the_steps_divide_the_schedule(
-    spacing: str, prediction_type: str
-) -> None:
+def test_ddim_equals_diffusers_where_steps_divide_the_schedule(spacing: str, prediction_type: str) -> None:
     config = {**SD, "timestep_spacing": spacing, "prediction_type": prediction_type}
     ours = solver("ddim", 20, 3, config=config)
     theirs = diffusers.DDIMScheduler(clip_sample=False, **config)
