@@ -101,4 +101,4 @@ def remedy(info: FieldInfo, message: str) -> str:
     lowest, highest = bounds(info)
     if lowest is not None:
         return f"Choose {lowest} to {highest}." if highest is not None else f"Choose {lowest} or more."
-    return f"{message}."
+    return message.replace("Input should be", "Give") + "."

@@ -83,7 +83,7 @@ Size = Annotated[str | None, BeforeValidator(picture_size)]
 class ControlOptions(Options):
     """One ControlNet: what it follows and how strongly, from which step to which."""
 
-    kind: str = Field(pattern=r"^[a-z][a-z0-9-]*$", description="What the file shows: pose, depth, ...")
+    kind: str = Field(description="What the file shows: pose, depth, ...")
     file: Path | None = Field(
         default=None, description="Footage or map video (default: made from the driving video)."
     )
@@ -94,7 +94,11 @@ class ControlOptions(Options):
     control_end: Share = Field(default=1.0, description="Share of the steps after which it no longer acts.")
 
     @model_validator(mode="after")
-    def check_span(self) -> Self:
+    def check_control(self) -> Self:
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.kind):
+            raise UsageError(
+                f"control kind is '{self.kind}'", "Use lower-case letters, such as pose or depth."
+            )
         if self.control_start >= self.control_end:
             span = (
                 f"control_start of '{self.kind}' is {self.control_start}, its control_end {self.control_end}"
@@ -279,9 +283,10 @@ def read_preset(name_or_file: str | Path) -> dict[str, Any]:
             f"{path} is not a preset", "Write 'key: value' lines; 'dreamoving presets schema' lists all."
         )
     values.pop("record", None)
-    for holder in [values, *(c for c in values.get("controls") or () if isinstance(c, dict))]:
+    for holder in [values, *tables(values.get("controls"))]:
         for key in FILES & holder.keys():
-            holder[key] = path.parent / str(holder[key]) if holder[key] else None
+            if isinstance(holder[key], str):
+                holder[key] = path.parent / holder[key]
     return values
 
 
@@ -299,13 +304,18 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         result.pop("duration_s", None)
         result.pop("num_frames", None)
     if "controls" in given:
-        by_kind = {c["kind"]: dict(c) for c in result.get("controls") or ()}
+        by_kind = {str(control.get("kind")): dict(control) for control in tables(result.get("controls"))}
         for control in given.pop("controls"):
             by_kind.setdefault(control["kind"], {}).update(control)
         result["controls"] = tuple(by_kind.values())
-    if context:
-        result["context"] = {**(result.get("context") or {}), **context}
+    if context and isinstance(result.get("context", {}), dict):
+        result["context"] = {**result.get("context", {}), **context}
     return result | given
+
+
+def tables(values: Any) -> list[dict[str, Any]]:
+    """The tables of a list, if it is one; whether it should be one is for the options to say."""
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list | tuple) else []
 
 
 def to_yaml(options: RenderOptions, facts: Mapping[str, Any] | None = None) -> str:
