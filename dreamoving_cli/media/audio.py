@@ -40,7 +40,9 @@ class Audio:
 
 
 class Track(Protocol):
-    """A sound track that is being written."""
+    """A sound track that is being written, at `rate` samples a second."""
+
+    rate: int
 
     def packets(self, until_s: Fraction, last: bool = False) -> Iterator["Packet[Any]"]:
         """What plays before `until_s`, in order; `last` ends the track."""
@@ -86,6 +88,7 @@ class CopiedTrack:
         self._source = source
         self._stream = source.streams.audio[0]
         self._track = output.add_stream_from_template(self._stream)
+        self.rate = self._stream.codec_context.sample_rate
         self._shift = round(origin_s / (self._stream.time_base or 1))
         self._packets = (p for p in source.demux(self._stream) if p.size and p.dts is not None)
         self._next: Any = None
@@ -125,21 +128,21 @@ class EncodedTrack:
     ) -> None:
         self._source = source
         stream = source.streams.audio[0]
-        self._rate = OPUS_RATE if encoder == "libopus" else stream.codec_context.sample_rate
+        self.rate = OPUS_RATE if encoder == "libopus" else stream.codec_context.sample_rate
         self._layout = "mono" if stream.codec_context.channels == 1 else "stereo"
         if stream.codec_context.channels > 2:
             logger.warning("%s: sound mixed down from %d channels to stereo", audio.path, stream.channels)
-        self._track: Any = output.add_stream(encoder, rate=self._rate, layout=self._layout)
+        self._track: Any = output.add_stream(encoder, rate=self.rate, layout=self._layout)
         if encoder != "pcm_s16le":
             self._track.codec_context.bit_rate = BIT_RATE
-        self._total = None if audio.duration_s is None else round(audio.duration_s * self._rate)
+        self._total = None if audio.duration_s is None else round(audio.duration_s * self.rate)
         self._blocks = self._decoded(origin_s + audio.start_s)
         self._rest = np.zeros((1 if self._layout == "mono" else 2, 0), np.float32)  # decoded, not yet due
         self._written = 0  # samples handed to the encoder
 
     def packets(self, until_s: Fraction, last: bool = False) -> Iterator["Packet[Any]"]:
         """Encoded sound up to `until_s`, to the sample."""
-        limit = round(until_s * self._rate)
+        limit = round(until_s * self.rate)
         limit = limit if self._total is None else min(limit, self._total)
         while self._written < limit:
             if not self._rest.shape[1]:
@@ -159,8 +162,8 @@ class EncodedTrack:
 
     def _frame(self, samples: np.ndarray) -> av.AudioFrame:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self._layout)
-        frame.sample_rate = self._rate
-        frame.time_base = Fraction(1, self._rate)
+        frame.sample_rate = self.rate
+        frame.time_base = Fraction(1, self.rate)
         frame.pts = self._written
         self._written += samples.shape[1]
         return frame
@@ -169,8 +172,8 @@ class EncodedTrack:
         """Blocks of float32 c n from `start_s` on, gapless: overlaps dropped, holes filled with silence."""
         position = 0  # of the next sample that is due, counted from start_s
         for time_s, block in self._resampled(start_s - PREROLL_S):
-            offset = round((time_s - start_s) * self._rate) - position
-            if position and abs(offset) <= GAP_S * self._rate:
+            offset = round((time_s - start_s) * self.rate) - position
+            if position and abs(offset) <= GAP_S * self.rate:
                 offset = 0
             if offset > 0:
                 block = np.concatenate([np.zeros((len(block), offset), np.float32), block], axis=1)
@@ -182,7 +185,7 @@ class EncodedTrack:
     def _resampled(self, from_s: Fraction) -> Iterator[tuple[Fraction, np.ndarray]]:
         """(time on the file's clock, float32 c n) from about `from_s`."""
         stream = self._source.streams.audio[0]
-        resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate)
+        resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self.rate)
         if from_s > sound_origin(self._source):
             self._source.seek(math.floor(from_s / (stream.time_base or 1)), stream=stream)
         try:

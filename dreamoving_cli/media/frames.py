@@ -63,7 +63,7 @@ class PyAVFrames:
                     self._seek(i)
                 self._image = upright(self._decode_to(i), self._index)
             except av.error.FFmpegError as error:
-                raise InputError(self._damaged(i, one_line(error)), CONVERT) from error
+                raise InputError(damaged(self._index, i, one_line(error)), CONVERT) from error
             self._at = i
         return self._image
 
@@ -73,10 +73,6 @@ class PyAVFrames:
         if self._container is not None:
             self._container.close()
             self._container = None
-
-    def _damaged(self, i: int, why: str) -> str:
-        time_s = float((int(self._index.ticks[i]) - int(self._index.ticks[0])) * self._index.tick)
-        return f"{self._index.path} is damaged at {time_s:.2f} s ({why})"
 
     def _restart(self) -> None:
         self.close()
@@ -125,7 +121,7 @@ class PyAVFrames:
                 return held or frame
             held = frame
         if held is None:
-            raise InputError(self._damaged(i, "no frame could be decoded"), CONVERT)
+            raise InputError(damaged(self._index, i, "no frame could be decoded"), CONVERT)
         return held
 
 
@@ -146,18 +142,30 @@ class DecordFrames:
         decord.logging.set_level(decord.logging.QUIET)
         try:
             return decord.VideoReader(str(self._index.path))
-        except (decord.DECORDError, RuntimeError) as error:
+        except RuntimeError as error:
             raise InputError(
                 f"{self._index.path} cannot be read with decord", "Use the pyav reader."
             ) from error
 
     def frame(self, i: int) -> np.ndarray:
         """Source frame i, uint8 h w c; decord turns it upright itself."""
-        return resize(self._reader[i].asnumpy(), self._index.height, self._index.width)
+        try:
+            image = self._reader[i].asnumpy()
+        except RuntimeError as error:  # DECORDError is one
+            raise InputError(damaged(self._index, i, one_line(error)), CONVERT) from error
+        height, width = image.shape[:2]
+        rows = image.reshape(height, -1)[:, : 3 * width]  # padding of narrow rows comes as a fourth channel
+        return resize(rows.reshape(height, width, 3), self._index.height, self._index.width)
 
     def close(self) -> None:
         """Drop the reader."""
         self._reader = None
+
+
+def damaged(index: Index, i: int, why: str) -> str:
+    """What is wrong, and when."""
+    time_s = float((int(index.ticks[i]) - int(index.ticks[0])) * index.tick)
+    return f"{index.path} is damaged at {time_s:.2f} s ({why})"
 
 
 def upright(frame: VideoFrame, index: Index) -> np.ndarray:

@@ -210,7 +210,8 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
         raise InputError(f"{path} has 0 frames", "Give a video with pictures in it.")
     refuse_short(container, path, last_s)
     known = [t for t in ticks if t is not None]
-    if len(set(known)) < len(ticks):  # no times, or the same twice: only counting is safe
+    # no times, the same time twice, or AVI, which gives them in the order of storage: only counting is safe
+    if len(set(known)) < len(ticks) or container.format.name == "avi":
         return counted_packets(path)
     order = np.argsort(np.array(known, np.int64), kind="stable")
     keyframes = np.flatnonzero(np.array(keys)[order])

@@ -27,6 +27,7 @@ __all__ = ["CODECS", "Audio", "check_output", "output_path", "whole_file", "writ
 
 BT709 = 1  # the number of this matrix, these primaries and this curve in every video standard
 PRECISE = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+MAX_TIMESCALE = 20_000_000  # units a second; a day still fits into the 64 bits of an mp4
 GIF_CLOCK = 100  # a GIF counts in hundredths of a second
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,8 @@ class VideoSink:
             self._stream = self._add_stream(spec, height + self._pad[0], width + self._pad[1])
             if job.audio is not None:
                 self._track = add_track(job.audio, self._container, job.part.suffix.lower())
+            if mov:
+                self._container.options["movie_timescale"] = str(movie_timescale(job.fps, self._track))
         except BaseException:
             self.abandon()
             raise
@@ -239,6 +242,13 @@ class VideoSink:
             self._track.close()
         with suppress(OSError, ValueError, av.error.FFmpegError):
             self._container.close()
+
+
+def movie_timescale(fps: Fraction, track: Track | None) -> int:
+    """Units a second in which an mp4 counts lengths; with FFmpeg's 1000, tracks end rounded to 1 ms."""
+    rate = track.rate if track is not None else 1
+    exact = math.lcm(fps.numerator, rate)
+    return exact if 1000 <= exact <= MAX_TIMESCALE else max(rate, 90_000)
 
 
 class GifSink:
