@@ -65,7 +65,8 @@ def sound(length_s: float, seed: int = 0) -> np.ndarray:
 
 def make(path: Path, numbers: Sequence[int], look: Look) -> Path:
     """Write a video of numbered frames."""
-    container = av.open(str(path), "w")
+    exact = {"movie_timescale": "4410000"} if path.suffix in (".mp4", ".mov") else {}  # FFmpeg's 1000 rounds
+    container = av.open(str(path), "w", options=exact)
     clock = Fraction(1, 1000) if look.times_ms is not None else 1 / look.fps
     stream = add_picture_track(container, look, clock)
     audio: Any = container.add_stream("aac", rate=RATE, layout="mono") if look.sound_s else None

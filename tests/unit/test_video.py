@@ -1,4 +1,4 @@
-"""The reader: one contract for PyAV and decord, times exact to the frame, bad files refused in one sentence."""
+"""The reader: one contract for PyAV and decord, times exact to the frame, bad files refused."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from PIL import Image
 
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.media.frames import READERS
-from dreamoving_cli.media.index import frame_rate, index_file
+from dreamoving_cli.media.index import Index, frame_rate, index_file
 from dreamoving_cli.media.video import default_fps, fit_size, open_clip, pick_frames, probe
 from tests.conftest import NTSC, VFR_MS, number_of, numbered_frame
 
@@ -243,7 +243,7 @@ def test_a_changed_file_is_indexed_anew(make_video: MakeVideo) -> None:
     assert probe(make_video("a.mp4", 9)).num_frames == 9
 
 
-# --- rates, stretches and sizes -------------------------------------------------------------------------------
+# --- rates, stretches and sizes ---------------------------------------------------------------------------
 
 
 @given(st.sampled_from([Fraction(24), NTSC, Fraction(25), Fraction(60), Fraction(24000, 1001)]), st.data())
@@ -254,16 +254,30 @@ def test_constant_rates_are_recognized_through_rounding(fps: Fraction, data: st.
     assert frame_rate(ticks, tick, [fps]) == (fps, False)
 
 
+def uneven_index(ticks: np.ndarray) -> Index:
+    return Index(
+        path=Path("x"),
+        ticks=ticks,
+        tick=Fraction(1, 1000),
+        keyframes=np.zeros(1, np.int64),
+        fps=Fraction(20),
+        variable=True,
+        duration_s=Fraction(int(ticks[-1] - ticks[0]), 1000),
+        height=1,
+        width=1,
+        quarter_turns=0,
+        counted=False,
+        still=False,
+        alpha=False,
+        has_audio=False,
+        metadata={},
+    )
+
+
 @given(st.integers(1, 60), st.integers(0, 30))
 def test_picks_rise_and_stay_inside(rate: int, start: int) -> None:
-    from dreamoving_cli.media.index import Index
-
     ticks = np.cumsum(np.random.default_rng(rate).integers(5, 90, 80))
-    index = Index(
-        path=Path("x"), ticks=ticks, tick=Fraction(1, 1000), keyframes=np.zeros(1, np.int64), fps=Fraction(20),
-        variable=True, duration_s=Fraction(int(ticks[-1] - ticks[0]), 1000), height=1, width=1, quarter_turns=0,
-        counted=False, still=False, alpha=False, has_audio=False, metadata={},
-    )  # fmt: skip
+    index = uneven_index(ticks)
     picks = pick_frames(index, Fraction(rate), Fraction(start, 10), 150)
     assert (np.diff(picks) >= 0).all()
     assert picks.min() >= 0
