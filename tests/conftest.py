@@ -1,6 +1,6 @@
 """Small media made on the spot: videos whose frames carry their own number, for tests to read back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,6 +47,12 @@ def numbered_frame(number: int, height: int, width: int) -> np.ndarray:
     frame[height // 2 :, : width // 2] = (200, 40, 50)
     frame[height // 2 :, width // 2 :] = (40, 60, 190)
     return frame
+
+
+def pictures(count: int, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
+    """Numbered frames in batches of 5."""
+    for start in range(0, count, 5):
+        yield np.stack([numbered_frame(k, height, width) for k in range(start, min(start + 5, count))])
 
 
 def number_of(frame: np.ndarray) -> int:
