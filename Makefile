@@ -1,0 +1,67 @@
+# Tasks. `make` lists them; everything they need is installed into .venv by the first that needs it.
+#
+# VENV=folder       another environment
+# PYTHON=python3.12 another interpreter for a new environment
+# CONSTRAINTS=file  versions that pip must keep to (a pip constraints file)
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+SOURCES := pyproject.toml dreamoving_cli/__init__.py
+
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := list
+.PHONY: list setup demo test check lint types unit test-all fix goldens wheel clean
+
+list: ## list the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(SOURCES) | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(SOURCES) | $(BIN)/python
+	$(PIP) --editable '.[train,dev]'
+	@touch $@ $(VENV)/.run
+
+setup: $(VENV)/.dev ## make .venv with everything for development
+
+demo: $(VENV)/.run ## install, write example inputs, render them into demo/
+	$(BIN)/dreamoving examples demo
+	$(BIN)/dreamoving render --pose demo/dance.mp4 --face demo/me.jpg --cloth demo/shirt.png --out demo/render.mp4 --overwrite
+
+test: check ## install what it needs, then lint, types and tests
+
+check: lint types unit ## lint, types, tests
+
+lint: $(VENV)/.dev ## style: ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## types: mypy
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev ## the default tests: no weights, no network, no GPU
+	$(BIN)/python -m pytest --quiet --durations 10
+
+test-all: $(VENV)/.dev ## all tests that this machine can run, the slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+fix: $(VENV)/.dev ## repair style where a tool can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+goldens: $(VENV)/.dev ## make tests/goldens/*.json anew; review the difference in its own commit
+	$(BIN)/python tests/goldens/make.py
+
+wheel: $(VENV)/.dev ## build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove what the tasks made
+	rm -rf $(VENV) dist build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
