@@ -220,7 +220,7 @@ def dwpose_draw(golden: Golden) -> Results:
 def _projection(golden: Golden, name: str) -> Iterator[tuple[str, Tensor]]:
     """(stored output's name, ours) of one projection."""
     weights = golden.under(f"{name}.weights.")
-    cross, hidden, settings = PROJECTION_MODELS[name](golden.config, weights)
+    cross, hidden, settings = _settings(name, golden.config.get(PROJECTION_MODELS[name], {}), weights)
     given = golden.under(f"{name}.in.")
     features = ImageFeatures(
         given.get("clip_hidden"), given.get("image_embeds"), given.get("normed_embedding")
@@ -239,30 +239,22 @@ def _projection(golden: Golden, name: str) -> Iterator[tuple[str, Tensor]]:
         yield f"out{output}", guider.tokens("face", zeros if "uncond" in output else features)
 
 
-def _base(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[int, int, dict[str, Any]]:
-    c = config["ImageProjModel"]
-    return c["cross"], c["clip"], {"projection": "base", "tokens": c["tokens"]}
-
-
-def _plus(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[int, int, dict[str, Any]]:
-    c = config["Resampler"]
-    shape = {key: c[key] for key in ("dim", "depth", "dim_head", "heads", "ff_mult")}
-    return c["output_dim"], c["embedding_dim"], {"projection": "plus", "tokens": c["num_queries"], **shape}
-
-
-def _full_face(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[int, int, dict[str, Any]]:
-    cross, hidden = weights["proj.2.weight"].shape
-    return cross, hidden, {"projection": "full-face"}
-
-
-def _faceid(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[int, int, dict[str, Any]]:
-    c = config["FaceIDMLP"]
-    return c["cross"], 1, {"projection": "faceid", "tokens": c["tokens"], "identity": c["id"]}
-
-
-def _faceid_plus(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[int, int, dict[str, Any]]:
-    c = config["ProjPlus"]
-    shape = {key: c[key] for key in ("tokens", "depth", "dim_head", "heads")}
+def _settings(name: str, c: dict[str, Any], weights: dict[str, Tensor]) -> tuple[int, int, dict[str, Any]]:
+    """Cross-attention width, image feature width, and the guider's entry for one reference projection."""
+    shape = {key: c[key] for key in ("dim", "depth", "dim_head", "heads", "ff_mult", "tokens") if key in c}
+    if name == "ImageProjModel":
+        return c["cross"], c["clip"], {"projection": "base", **shape}
+    if name == "Resampler":
+        return (
+            c["output_dim"],
+            c["embedding_dim"],
+            {"projection": "plus", **shape, "tokens": c["num_queries"]},
+        )
+    if name == "FullFaceMLPProjModel":
+        cross, hidden = weights["proj.2.weight"].shape
+        return cross, hidden, {"projection": "full-face"}
+    if name == "FaceIDMLPProjModel":
+        return c["cross"], 1, {"projection": "faceid", "identity": c["id"], **shape}
     return c["cross"], c["clip"], {"projection": "faceid-plus-v2", "identity": c["id"], **shape}
 
 
@@ -299,7 +291,7 @@ def _first(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _hint_widths(weights: dict[str, Tensor]) -> list[int]:
-    """Widths of the hint encoder's levels: its first convolution and then every second one, but for the last."""
+    """Widths of the hint encoder's levels: its first convolution, then every second one but the last."""
     biases = {
         int(k.split(".")[2]): v for k, v in weights.items() if re.search(r"input_hint_block\.\d+\.bias", k)
     }
@@ -360,11 +352,8 @@ def check(path: Path) -> list[str]:
     if run is None:
         return [f"{path.name}: this kind of golden is not known here"]
     ours = run(golden)
-    stored = {
-        k: v
-        for k, v in golden.tensors.items()
-        if re.search(r"(^|\.)(out|mid)(\.|$)", k) and "weights." not in k
-    }
+    stored = {k: v for k, v in golden.tensors.items() if re.search(r"(^|\.)(out|mid)(\.|$)", k)}
+    stored = {k: v for k, v in stored.items() if "weights." not in k}
     lost = [k for k in stored if k not in ours and not k.startswith("mid.")]  # not every middle state is ours
     complaints = [f"{path.name}: {key} is not computed here" for key in lost]
     complaints += [f"{path.name}: {key} is missing from the file" for key in ours if key not in stored]
@@ -393,12 +382,12 @@ def main(paths: list[str]) -> int:
     return int(failed)
 
 
-PROJECTION_MODELS = {
-    "ImageProjModel": _base,
-    "Resampler": _plus,
-    "FullFaceMLPProjModel": _full_face,
-    "FaceIDMLPProjModel": _faceid,
-    "FaceIDProjPlusModel": _faceid_plus,
+PROJECTION_MODELS = {  # reference class -> its entry in the config
+    "ImageProjModel": "ImageProjModel",
+    "Resampler": "Resampler",
+    "FullFaceMLPProjModel": "FullFaceMLP",
+    "FaceIDMLPProjModel": "FaceIDMLP",
+    "FaceIDProjPlusModel": "ProjPlus",
 }
 
 KINDS: dict[str, Callable[[Golden], Results]] = {  # a key's beginning that only this kind has -> its check
