@@ -1,8 +1,8 @@
 """Poses as pictures: the drawing that pose ControlNets were trained on, and its small sizes.
 
-`draw_pose` gives the pixels of DWPose's own drawing code (IDEA-Research/DWPose): 17 limbs at 60 % brightness and
-18 joints in the colors of the rainbow, hands likewise, face points in white. `draw_control` is what a ControlNet
-gets.
+`draw_pose` gives the pixels of DWPose's own drawing code (IDEA-Research/DWPose): 17 limbs at 60 % brightness
+and 18 joints in the colors of the rainbow, hands likewise, face points in white. `draw_control` is what a
+ControlNet gets.
 """
 
 import colorsys

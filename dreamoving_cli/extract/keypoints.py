@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dreamoving_cli.errors import InputError
+from dreamoving_cli.media.whole import whole_file
 
 NUM_POINTS = 134
 BODY, FEET, FACE = slice(0, 18), slice(18, 24), slice(24, 92)
@@ -58,8 +59,6 @@ class Poses:
 
 def save_poses(path: Path, poses: Poses) -> Path:
     """Write the JSON file, whole or not at all: points to 1/100 pixel, scores to 1/1000."""
-    from dreamoving_cli.media.writer import whole_file  # PyAV is not needed to read or draw poses
-
     points = np.round(poses.points.astype(np.float64), 2)
     scores = np.round(poses.scores.astype(np.float64), 3)
     frames = [
