@@ -82,6 +82,7 @@ class PackConfig(_Frozen):
     vae: VaeConfig
     scheduler: SchedulerConfig = SchedulerConfig()
     context_frames: int = Field(64, ge=1)
+    max_pixels: int = Field(512 * 768, ge=1)  # of a frame whose size nobody chose
 
     @field_validator("controls", mode="before")
     @classmethod

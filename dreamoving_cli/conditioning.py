@@ -1,0 +1,154 @@
+"""From prompts, pictures and controls to one function: predict_noise(x, t, windows).
+
+Keys and values of all prompts are computed once per render; control embeddings once per block of frames where
+they are small, else per window. Not here: which windows, which sampler, where the control pictures come from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from dreamoving_cli.controls import Control
+from dreamoving_cli.models.controlnet import VideoControlNet, add_residuals
+from dreamoving_cli.models.layers import Prompt
+from dreamoving_cli.models.load import Pack
+from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.sampling import PredictNoise
+from dreamoving_cli.windows import Window
+
+EMBED_BLOCK = (
+    16  # frames embedded at once, always the same ones together, so that bits do not depend on windows
+)
+CACHE_BYTES = 176 * 1024  # of control embeddings a frame that may be kept: with the latents 0.25 MiB at most
+
+Layers = list[list[Prompt]]  # for each cross-attention, the prompts it sums
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Keys and values of all that is attended to; b = (uncond, cond) with guidance, (cond,) without."""
+
+    unet: Layers
+    controls: dict[str, Layers]  # by kind; text only
+    guidance_scale: float
+
+    @property
+    def branches(self) -> int:
+        return 2 if self.guidance_scale > 1 else 1
+
+    def for_windows(self, count: int) -> tuple[Layers, dict[str, Layers]]:
+        """The same for a batch of `count` windows: b = (branch window)."""
+        if count == 1:
+            return self.unet, self.controls
+        return _repeat(self.unet, count), {k: _repeat(v, count) for k, v in self.controls.items()}
+
+
+@torch.inference_mode()
+def encode_prompts(pack: Pack, options: RenderOptions, pictures: Mapping[str, np.ndarray]) -> Prompts:
+    """Encode the text and the pictures (kind -> uint8 h w c; those of strength 0 are left out)."""
+    guided = options.guidance_scale > 1
+    text = pack.encode_text([options.negative_prompt, options.prompt] if guided else [options.prompt])
+    layers: Layers = [[(k, v, 1.0)] for k, v in pack.unet.text_keys(text)]
+    for kind, picture in pictures.items():
+        strength = getattr(options, f"{kind}_strength")
+        if not strength:
+            continue
+        tokens = pack.image_tokens(kind, [picture])
+        if guided:
+            tokens = torch.cat([pack.image_tokens(kind, None), tokens])
+        for layer, (k, v) in zip(layers, pack.guider.keys(kind, tokens), strict=True):
+            layer.append((k, v, strength))
+    controls: dict[str, Layers] = {
+        kind: [[(k, v, 1.0)] for k, v in net.text_keys(text)] for kind, net in pack.controlnets.items()
+    }
+    return Prompts(layers, controls, options.guidance_scale)
+
+
+def make_predict_noise(
+    pack: Pack, prompts: Prompts, controls: Sequence[Control], timesteps: Tensor, num_frames: int
+) -> PredictNoise:
+    """The whole model as one function of latents, time and windows, on the device where the pack is."""
+    weight = next(pack.unet.parameters())
+    steps = {float(t): step for step, t in enumerate(timesteps)}
+    allowance = CACHE_BYTES
+    embeddings = []
+    for control in controls:
+        embeddings.append(Embeddings(control, pack.controlnets[control.kind], num_frames, allowance))
+        allowance -= embeddings[-1].kept_bytes
+
+    @torch.inference_mode()
+    def predict_noise(x: Tensor, t: Tensor, windows: Sequence[Window]) -> Tensor:
+        """x: b c f h w, one window per row of b -> the same shape, fp32."""
+        unet_prompts, control_prompts = prompts.for_windows(len(windows))
+        rows = repeat(x.to(weight), "b c f h w -> (g b) c f h w", g=prompts.branches)
+        at = t.to(weight.device)
+        residuals = [
+            e.net(rows, at, control_prompts[c.kind], e.rows(windows, prompts.branches), c.control_scale)
+            for c, e in zip(controls, embeddings, strict=True)
+            if c.acts_at(steps[float(t)], len(steps))
+        ]
+        noise = pack.unet(rows, at, unet_prompts, add_residuals(residuals) if residuals else None)
+        return guide(noise.float(), prompts.guidance_scale)
+
+    return predict_noise
+
+
+def guide(noise: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022); noise: (g b) c f h w, uncond first if guided."""
+    if guidance_scale == 1:
+        return noise
+    uncond, cond = noise.chunk(2)
+    return uncond + guidance_scale * (cond - uncond)
+
+
+@dataclass
+class Embeddings:
+    """What one ControlNet's hint encoder makes of the control pictures, frame by frame."""
+
+    control: Control
+    net: VideoControlNet
+    num_frames: int
+    allowance: int  # bytes a frame that may be kept
+    kept_bytes: int = 0  # a frame; 0 = embeddings are made anew for every window
+    blocks: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with torch.inference_mode():
+            size_bytes = self._embed([0]).nbytes
+        self.kept_bytes = size_bytes if size_bytes <= self.allowance else 0
+
+    def rows(self, windows: Sequence[Window], branches: int) -> Tensor:
+        """Embeddings of the windows' frames for every branch: (branch window frame) c h w."""
+        frames = [frame for window in windows for frame in window]
+        embedded = self._kept(frames) if self.kept_bytes else self._made(frames)
+        return repeat(embedded, "f c h w -> (g f) c h w", g=branches)
+
+    def _kept(self, frames: Sequence[int]) -> Tensor:
+        return torch.stack([self._block(f // EMBED_BLOCK)[f % EMBED_BLOCK] for f in frames])
+
+    def _block(self, index: int) -> Tensor:
+        if index not in self.blocks:
+            start = index * EMBED_BLOCK
+            self.blocks[index] = self._embed(range(start, min(start + EMBED_BLOCK, self.num_frames)))
+        return self.blocks[index]
+
+    def _made(self, frames: Sequence[int]) -> Tensor:
+        parts = [frames[k : k + EMBED_BLOCK] for k in range(0, len(frames), EMBED_BLOCK)]
+        return torch.cat([self._embed(part) for part in parts])
+
+    def _embed(self, frames: Sequence[int]) -> Tensor:
+        weight = next(self.net.parameters())
+        pictures = torch.from_numpy(self.control.source.read(frames)).to(weight.device)
+        return self.net.embed_control(rearrange(pictures, "f h w c -> 1 c f h w").to(weight.dtype) / 255)
+
+
+def _repeat(layers: Layers, count: int) -> Layers:
+    """Keys and values (b = branch) for `count` windows in each branch."""
+    return [
+        [(k.repeat_interleave(count, 0), v.repeat_interleave(count, 0), strength) for k, v, strength in layer]
+        for layer in layers
+    ]

@@ -1,0 +1,90 @@
+"""Which device a render runs on, in which dtype, and its memory. Nothing else asks torch about CUDA."""
+
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dreamoving_cli.errors import DeviceMemoryError, UsageError
+
+GIB = 2**30
+FITS = "Give a smaller --size, fewer --context-frames or a smaller --decode-batch."
+CGROUP = Path("/sys/fs/cgroup")  # where a container's own limit is
+
+
+def choose_device(asked: str = "auto") -> torch.device:
+    """The device by name (cpu, cuda, cuda:1, mps); auto: CUDA where there is one, else the CPU."""
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise UsageError(f"device is '{asked}'", "Give auto, cpu, cuda or cuda:N.") from error
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= count.get(device.type, 0):
+        raise UsageError(f"there is no device '{asked}' here", "Give --device cpu or leave it out.")
+    return device
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """fp32 on the CPU; on CUDA bf16 where it is fast, else fp16."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+@contextmanager
+def on_device(models: Iterable[nn.Module | None], device: torch.device) -> Iterator[None]:
+    """The models on `device` inside the block, on the CPU after it, whatever happens."""
+    present = [model for model in models if model is not None]
+    try:
+        for model in present:
+            model.to(device)
+        yield
+    finally:
+        for model in present:
+            model.to("cpu")
+        if device.type != "cpu":
+            free_memory()
+
+
+def free_memory() -> None:
+    """Give what is no longer used back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def available_gib(device: torch.device) -> float:
+    """Memory that a render can still take on this device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / GIB
+    import psutil  # type: ignore[import-untyped]
+
+    return min(int(psutil.virtual_memory().available), _container_left()) / GIB
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Out of memory, on any device, becomes one sentence with what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise DeviceMemoryError(f"the {'CPU' if cpu else 'device'} ran out of memory", FITS) from error
+
+
+def _container_left() -> int:
+    """Bytes left under a container's limit; a huge number where there is none."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return int(limit) - used + int(stat["inactive_file"])  # file pages are given up when needed
+    except (OSError, ValueError, KeyError):
+        return 2**62

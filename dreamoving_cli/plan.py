@@ -1,0 +1,241 @@
+"""What a render will do, decided before any model is loaded: the pack, the size, the frames, the windows.
+
+Whatever can be refused is refused here, in seconds.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dreamoving_cli import paths
+from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
+from dreamoving_cli.device import FITS, GIB, available_gib, choose_device, choose_dtype
+from dreamoving_cli.errors import DeviceMemoryError, UsageError, WeightsError
+from dreamoving_cli.media.images import read_image
+from dreamoving_cli.media.video import fit_size
+from dreamoving_cli.models.config import PackConfig
+from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.outputs import absolute, with_seed
+from dreamoving_cli.sampling import make_scheduler
+from dreamoving_cli.windows import Windows
+
+PICTURES = ("face", "cloth", "style")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One render, resolved."""
+
+    requested: RenderOptions  # as asked for
+    options: RenderOptions  # nothing left open: these repeat the render
+    folder: Path  # of the model pack
+    config: PackConfig
+    device: torch.device
+    dtype: torch.dtype
+    files: list[ControlFile]
+    driver: Driver
+    size: tuple[int, int]  # height, width
+    windows: Windows
+    notes: list[str]  # what the user should know
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """c h w of one frame."""
+        factor = self.config.pixel_factor
+        return self.config.latent_channels, self.size[0] // factor, self.size[1] // factor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job in plain values, for --dry-run."""
+
+    model: str
+    device: str
+    dtype: str
+    size: str
+    fps: str
+    frames: int
+    duration_s: float
+    controls: list[str]
+    pictures: list[str]
+    steps: int
+    sampler: str
+    seed: int
+    windows: str
+    memory_gib: float
+    available_gib: float
+    notes: list[str]
+
+
+def plan(options: RenderOptions, device: str = "auto") -> Plan:
+    """What `render` would do with these options."""
+    job = prepare(options, device)
+    context = job.windows
+    return Plan(
+        model=job.config.name,
+        device=str(job.device),
+        dtype=str(job.dtype).removeprefix("torch."),
+        size=f"{job.size[1]}x{job.size[0]}",
+        fps=str(job.driver.fps),
+        frames=job.driver.num_frames,
+        duration_s=round(float(job.driver.num_frames / job.driver.fps), 3),
+        controls=[f"{f.control.kind} ({f.form}, {f.control.control_scale:g}): {f.path}" for f in job.files],
+        pictures=[f"{kind}: {getattr(job.options, kind)}" for kind in used_pictures(job.options)],
+        steps=job.options.steps,
+        sampler=job.options.sampler,
+        seed=job.options.seed or 0,
+        windows=f"{len(context.windows_at(0))} of {context.context_frames} frames, "
+        f"overlap {context.context_overlap}, {context.schedule}, {context.fusion}",
+        memory_gib=round(estimate_gib(job), 2),
+        available_gib=round(available_gib(job.device), 2),
+        notes=job.notes,
+    )
+
+
+def prepare(options: RenderOptions, device: str = "auto") -> Job:
+    """Resolve everything that was left open; refuse what cannot be done."""
+    on = choose_device(device)
+    folder, notes = choose_pack(options.model, on)
+    config = PackConfig.load(folder / "config.json")
+    make_scheduler(options.sampler, options.steps, config.scheduler.model_dump())
+    files = control_files(options)
+    check_pack(config, options, files)
+    driver = open_driver(options, files)
+    size = choose_size(options, config, driver)
+    resolved = resolve(options, config, driver, size)
+    for kind in used_pictures(options):
+        read_image(getattr(options, kind))
+    job = Job(
+        requested=options,
+        options=resolved,
+        folder=folder,
+        config=config,
+        device=on,
+        dtype=choose_dtype(on),
+        files=files,
+        driver=driver,
+        size=size,
+        windows=Windows(driver.num_frames, **resolved.context.model_dump()),
+        notes=[*notes, *remarks(options, config, driver, size)],
+    )
+    refuse_too_big(job)
+    return job
+
+
+def choose_pack(model: str, device: torch.device) -> tuple[Path, list[str]]:
+    """The folder of the model pack; auto falls back to the miniature, and says so."""
+    folders = {"mini": paths.MINI, "sd15": paths.weight_cache() / "packs" / "sd15"}
+    here = {name for name, folder in folders.items() if (folder / "config.json").is_file()}
+    if model == "auto":
+        lacks = [] if "sd15" in here else ["its files are not here"]
+        lacks += [] if device.type == "cuda" else ["there is no CUDA device"]
+        if not lacks:
+            return folders["sd15"], ["model: sd15"]
+        notes = [f"model: mini, the miniature (for sd15, {' and '.join(lacks)})"]
+    else:
+        notes = []
+    name = "mini" if model == "auto" else model
+    if name not in here:
+        remedy = "Reinstall dreamoving." if name == "mini" else "Choose --model mini: it is built in."
+        raise WeightsError(f"the files of model '{name}' are not at {folders[name]}", remedy)
+    return folders[name], notes
+
+
+def check_pack(config: PackConfig, options: RenderOptions, files: list[ControlFile]) -> None:
+    """Refuse controls and pictures that the pack was not made for."""
+    wanted = [("control", f.control.kind, config.controls) for f in files]
+    wanted += [("picture", kind, config.guider) for kind in used_pictures(options)]
+    for what, kind, offered in wanted:
+        if kind not in offered:
+            names = ", ".join(offered) or "none"
+            raise UsageError(f"model '{config.name}' has no {what} '{kind}'", f"It has: {names}.")
+
+
+def choose_size(options: RenderOptions, config: PackConfig, driver: Driver) -> tuple[int, int]:
+    """(height, width): the asked size if it divides, else the driver's shape within the pixel budget."""
+    multiple = config.size_multiple
+    asked = options.height_width
+    if asked is None:
+        return fit_size(*driver.source_size, multiple, options.max_pixels or config.max_pixels)
+    if asked[0] % multiple or asked[1] % multiple:
+        near = "x".join(str(max(round(side / multiple), 1) * multiple) for side in reversed(asked))
+        raise UsageError(
+            f"size is {options.size}", f"Model '{config.name}' needs multiples of {multiple}: {near} is near."
+        )
+    return asked
+
+
+def resolve(
+    options: RenderOptions, config: PackConfig, driver: Driver, size: tuple[int, int]
+) -> RenderOptions:
+    """The options with nothing left open."""
+    return with_seed(absolute(options)).replace(
+        model=config.name if config.name in ("mini", "sd15") else "mini",
+        size=f"{size[1]}x{size[0]}",
+        fps=str(driver.fps),
+        context=options.context.resolved(config.context_frames),
+    )
+
+
+def remarks(
+    options: RenderOptions, config: PackConfig, driver: Driver, size: tuple[int, int]
+) -> Iterator[str]:
+    """What was decided for the user, and what may surprise."""
+    name = driver.path.name
+    if options.fps is None and driver.fps != driver.source_fps:
+        yield (
+            f"{name} runs at {float(driver.source_fps):g} fps and is rendered at {float(driver.fps):g}; "
+            "--fps source keeps all frames"
+        )
+    asked = asked_frames(options, driver.fps)
+    if asked is not None and asked > driver.num_frames:
+        yield f"{name} has {driver.num_frames} of the {asked} frames asked for"
+    height, width = driver.source_size
+    if options.size is None:
+        cropped = " cropped at the center," if height * size[1] != width * size[0] else ""
+        yield f"{name} is {width}x{height}:{cropped} rendered at {size[1]}x{size[0]}"
+    frames = options.context.context_frames or 0
+    if frames > config.context_frames:
+        yield f"windows of {frames} frames: model '{config.name}' was trained at {config.context_frames}"
+
+
+def used_pictures(options: RenderOptions) -> list[str]:
+    """The image prompts that are given and count; strength 0 costs nothing."""
+    return [k for k in PICTURES if getattr(options, k) is not None and getattr(options, f"{k}_strength")]
+
+
+def estimate_gib(job: Job) -> float:
+    """Memory of the largest stage: weights, one batch of windows or of decoded frames, and all latents."""
+    itemsize = torch.finfo(job.dtype).bits // 8
+    stored = sum(file.stat().st_size for file in job.folder.glob("*.safetensors"))
+    channels, height, width = job.latent_shape
+    cells = height * width
+    frames = min(job.windows.context_frames, job.driver.num_frames) * job.windows.window_batch
+    rows = frames * (2 if job.options.guidance_scale > 1 else 1)
+    narrow = job.config.unet.get("block_out_channels", (320,))[0]
+    denoising = rows * cells * narrow * itemsize * ACTIVATIONS
+    decoded = min(job.options.decode_batch, job.driver.num_frames)
+    decoding = decoded * math.prod(job.size) * itemsize * DECODER_WIDTH
+    latents = job.driver.num_frames * channels * cells * 4 * LATENT_COPIES
+    weights = stored * itemsize / STORED_BYTES
+    base = BASE_BYTES if job.device.type == "cpu" else 0
+    return (base + weights + latents + max(denoising, decoding)) / GIB
+
+
+def refuse_too_big(job: Job) -> None:
+    """Refuse a render that will not fit."""
+    need, have = estimate_gib(job), available_gib(job.device)
+    if need > have:
+        raise DeviceMemoryError(
+            f"this render needs about {need:.1f} GiB, {job.device} has {have:.1f} GiB free", FITS
+        )
+
+
+ACTIVATIONS = 30  # tensors of the U-Net's first width alive at once, measured
+DECODER_WIDTH = 256  # values alive for each decoded pixel, measured
+LATENT_COPIES = 4  # latents, their sum over windows, a sampler's history, one more while stepping
+STORED_BYTES = 2  # of a weight on disk
+BASE_BYTES = int(0.6 * GIB)  # the libraries themselves

@@ -1,0 +1,191 @@
+"""One render, from options to a video: read this first, every line is a stage and every stage is a file."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dreamoving_cli.conditioning import encode_prompts, make_predict_noise
+from dreamoving_cli.controls import Control, footage_poses, open_controls
+from dreamoving_cli.device import memory_errors, on_device
+from dreamoving_cli.errors import OutputError
+from dreamoving_cli.media.images import fit_square, read_image
+from dreamoving_cli.media.writer import check_output, output_path, write_video
+from dreamoving_cli.models.load import Pack, load_pack
+from dreamoving_cli.models.vae import VAE
+from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.plan import Job, Plan, plan, prepare, used_pictures
+from dreamoving_cli.record import input_hashes, request, versions, write_record
+from dreamoving_cli.resume import Checkpoint, state_path, unfinished
+from dreamoving_cli.sampling import DenoiseState, FrameNoise, Solver, denoise, make_scheduler
+from dreamoving_cli.weights import file_sha256
+
+__all__ = ["OnProgress", "Plan", "plan", "render"]
+
+OnProgress = Callable[[str, int, int], None]  # stage, done, total
+OUTPUT_ONLY = {"decode_batch", "codec", "quality", "audio"}  # options that do not touch the latents
+
+log = logging.getLogger(__name__)
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """Nobody is watching."""
+
+
+def render(
+    options: RenderOptions,
+    output: Path,
+    device: str = "auto",
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    on_progress: OnProgress = quiet,
+) -> Path:
+    """Render one video; where it is. It appears whole or not at all, its record beside it."""
+    output = output_path(output, options.codec)
+    check_output(output, overwrite)
+    options = as_before(options, output) if resume else options
+    job = prepare(options, device)  # cheap refusals come first
+    facts = gather_facts(job)
+    pictures = read_pictures(job.options)
+
+    with (
+        memory_errors(),
+        kept_if_interrupted(Checkpoint(state_path(output), fixed(job, facts))) as checkpoint,
+    ):
+        if resume:
+            checkpoint.load()
+        find_poses(job, checkpoint, on_progress)
+        pack = load_pack(job.folder, [file.control.kind for file in job.files], dtype=job.dtype)
+        with open_controls(job.files, job.driver, job.size, checkpoint.poses) as controls:
+            latents = denoise_clip(job, pack, (pictures, controls), checkpoint, on_progress)
+        with on_device([pack.vae], job.device):
+            batches = decode(pack.vae, latents, job.options.decode_batch, on_progress)
+            write_video(
+                output,
+                batches,
+                job.driver.fps,
+                audio=job.driver.audio,
+                codec=job.options.codec,
+                quality=job.options.quality,
+                overwrite=overwrite,
+            )
+    write_record(output, job.options, facts)
+    checkpoint.remove()
+    return output
+
+
+def as_before(options: RenderOptions, output: Path) -> RenderOptions:
+    """What an unfinished render drew or took from the machine: its seed, its number of CPU threads."""
+    before = unfinished(output)
+    if before is None:
+        return options
+    if before["threads"] != torch.get_num_threads():
+        log.warning("going on with %d CPU threads, as before", before["threads"])
+        torch.set_num_threads(before["threads"])  # other sums of the same numbers differ in their last bits
+    return options if options.seed is not None else options.replace(seed=before["seed"])
+
+
+def gather_facts(job: Job) -> dict[str, Any]:
+    """What the record tells beside the options."""
+    for note in job.notes:
+        log.warning("%s", note)
+    return {
+        "frames": job.driver.num_frames,
+        "device": str(job.device),
+        "dtype": str(job.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "notes": job.notes,
+        "requested": request(job.requested),
+        "inputs": input_hashes(job.options),
+        "weights": {file.name: file_sha256(file) for file in sorted(job.folder.glob("*.*"))},
+        "versions": versions(),
+    }
+
+
+def fixed(job: Job, facts: dict[str, Any]) -> dict[str, Any]:
+    """Whatever decides the bits of the latents."""
+    names = ("device", "dtype", "threads", "inputs", "weights", "versions")
+    options = job.options.model_dump(mode="json", exclude=OUTPUT_ONLY | {"seed"})
+    return {"seed": job.options.seed, "options": options, **{name: facts[name] for name in names}}
+
+
+def read_pictures(options: RenderOptions) -> dict[str, np.ndarray]:
+    """The image prompts that count, cut to what they show: kind -> uint8 h w c, square."""
+    pictures = {kind: read_image(getattr(options, kind)) for kind in used_pictures(options)}
+    if "face" in pictures:
+        from dreamoving_cli.extract.face import crop_face
+
+        pictures["face"] = crop_face(pictures["face"])
+    if "cloth" in pictures:  # nothing of a long garment is cut off
+        pictures["cloth"] = fit_square(pictures["cloth"], max(pictures["cloth"].shape[:2]))
+    return pictures
+
+
+@contextmanager
+def kept_if_interrupted(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """Whatever ends the block early, Ctrl-C too, leaves the state of the last step, and says so."""
+    try:
+        yield checkpoint
+    except BaseException:
+        if checkpoint.state is not None or checkpoint.poses is not None:
+            with suppress(OutputError):  # the first error is the one to tell
+                checkpoint.write()
+                log.warning("not finished; the same command with --resume goes on from %s", checkpoint.path)
+        raise
+
+
+def find_poses(job: Job, checkpoint: Checkpoint, on_progress: OnProgress) -> None:
+    """Poses of raw footage, found once and kept in the state."""
+    if checkpoint.poses is None:
+        checkpoint.poses = footage_poses(job.files, job.driver, lambda done, n: on_progress("pose", done, n))
+
+
+def denoise_clip(
+    job: Job,
+    pack: Pack,
+    inputs: tuple[dict[str, np.ndarray], Sequence[Control]],
+    checkpoint: Checkpoint,
+    on_progress: OnProgress,
+) -> Tensor:
+    """Latents of the whole clip, 1 c f h w. inputs: pictures by kind, controls."""
+    pictures, controls = inputs
+    options, num_frames = job.options, job.driver.num_frames
+    assert options.seed is not None
+    scheduler = make_scheduler(options.sampler, options.steps, job.config.scheduler.model_dump())
+    noise = FrameNoise(options.seed, job.latent_shape, options.shared_noise)
+
+    def on_step(state: DenoiseState) -> None:
+        checkpoint.keep(state)
+        on_progress("denoise", state.step, options.steps)
+
+    with on_device([pack.unet, pack.guider, *pack.controlnets.values()], job.device):
+        with on_device([pack.text_encoder, pack.image_encoder], job.device):
+            prompts = encode_prompts(pack, options, pictures)
+        predict_noise = make_predict_noise(pack, prompts, controls, scheduler.timesteps, num_frames)
+        on_progress("denoise", checkpoint.state.step if checkpoint.state else 0, options.steps)
+        solver = Solver(scheduler, noise, num_frames)
+        return denoise(predict_noise, solver, job.windows, checkpoint.state, on_step)
+
+
+def decode(vae: VAE, latents: Tensor, batch: int, on_progress: OnProgress) -> Iterator[np.ndarray]:
+    """The clip as uint8 f h w c, `batch` frames at a time; latents: 1 c f h w."""
+    num_frames = latents.shape[2]
+    for start in range(0, num_frames, batch):
+        frames = to_pixels(vae, latents[:, :, start : start + batch])
+        yield frames
+        on_progress("decode", start + len(frames), num_frames)
+
+
+@torch.inference_mode()
+def to_pixels(vae: VAE, latents: Tensor) -> np.ndarray:
+    """1 c f h w -> uint8 f h w c."""
+    video = vae.decode(latents.to(next(vae.parameters()))).float().clamp(-1, 1)
+    frames = rearrange((video + 1) * 127.5, "1 c f h w -> f h w c")
+    return frames.round().to(torch.uint8).cpu().numpy()
