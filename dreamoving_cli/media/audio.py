@@ -59,7 +59,11 @@ def add_track(audio: Audio, output: OutputContainer, suffix: str) -> Track | Non
         logger.info("%s has no sound", audio.path)
         return None
     copyable, encoder = CONTAINERS[suffix]
-    stream = source.streams.audio[0]
+    stream: Any = source.streams.audio[0]
+    if stream.codec_context is None:
+        source.close()
+        logger.warning("%s has sound of a kind that cannot be read; the output is silent", audio.path)
+        return None
     origin_s = picture_origin(source, audio.path)
     lead_s = origin_s - sound_origin(source)
     whole = audio.start_s == 0 and audio.duration_s is None and lead_s <= IN_SYNC_S
@@ -113,7 +117,7 @@ class CopiedTrack:
         if packet.pts is not None:
             packet.pts -= self._shift
         packet.stream = self._track
-        return packet  # type: ignore[no-any-return]
+        return packet
 
     def close(self) -> None:
         """Close the source."""

@@ -130,6 +130,7 @@ class DecordFrames:
 
     def __init__(self, index: Index) -> None:
         self._index = index
+        self._failure: type[Exception] = RuntimeError
         self._reader: Any = self._open() if not index.alpha else None
         if self._reader is None or len(self._reader) != len(index.ticks):
             raise InputError(f"{index.path} cannot be read with decord", "Use the pyav reader.")
@@ -139,10 +140,11 @@ class DecordFrames:
             import decord
         except ImportError as error:
             raise UsageError("decord is not installed on this platform", "Use the pyav reader.") from error
+        self._failure = decord.DECORDError
         decord.logging.set_level(decord.logging.QUIET)
         try:
-            return decord.VideoReader(str(self._index.path))
-        except RuntimeError as error:
+            return decord.VideoReader(str(self._index.path.absolute()))
+        except self._failure as error:
             raise InputError(
                 f"{self._index.path} cannot be read with decord", "Use the pyav reader."
             ) from error
@@ -151,7 +153,7 @@ class DecordFrames:
         """Source frame i, uint8 h w c; decord turns it upright itself."""
         try:
             image = self._reader[i].asnumpy()
-        except RuntimeError as error:  # DECORDError is one
+        except self._failure as error:
             raise InputError(damaged(self._index, i, one_line(error)), CONVERT) from error
         height, width = image.shape[:2]
         rows = image.reshape(height, -1)[:, : 3 * width]  # padding of narrow rows comes as a fourth channel

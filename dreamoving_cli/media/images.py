@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageDraw, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageOps, UnidentifiedImageError
 
 from dreamoving_cli.errors import InputError, OutputError
 from dreamoving_cli.media.whole import check_output, whole_file
@@ -45,7 +45,10 @@ def refuse_tiny(path: Path, height: int, width: int) -> None:
 
 def one_line(error: BaseException) -> str:
     """The first line of an error's text, short enough for a sentence."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:100].rstrip(".")
+    if isinstance(error, UnidentifiedImageError):
+        return "its format is unknown"
+    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+    return f"{text[0].lower()}{text[1:100]}".rstrip(".")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 Every reader works from this one list of times, so all of them agree on what frame i is.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from av.video.stream import VideoStream
 
 from dreamoving_cli.errors import InputError
 from dreamoving_cli.media.images import SUFFIXES, one_line, read_image, refuse_tiny
+
+logger = logging.getLogger(__name__)
 
 STILL_FPS = Fraction(25)
 STANDARD_FPS = tuple(
@@ -36,6 +39,8 @@ NOT_FOOTAGE = {
     "idf",
     "ansi",
 }  # text, or links to other files
+COUNTED = {"avi", "mpeg"}  # AVI has times in the order of storage, MPEG-PS other ones after a seek
+HDR_CURVES = {16, 18}  # PQ and HLG
 CLAIMS_DURATION = ("mov", "matroska")  # containers whose announced length is written, not estimated
 CONVERT = "Convert it to an mp4 first."
 
@@ -122,9 +127,9 @@ def index_still(path: Path) -> Index:
 
 def index_video(path: Path, size_bytes: int) -> Index:
     """Open, scan the packets, decode one frame."""
+    refuse_cut_off(path, size_bytes)
     with open_container(path) as container:
         stream = video_stream(container, path)
-        refuse_cut_off(container, stream, path, size_bytes)
         packets = scan_packets(container, stream, path)
         frame = first_frame(path)
         tick = Fraction(1) if stream.time_base is None else stream.time_base
@@ -134,6 +139,8 @@ def index_video(path: Path, size_bytes: int) -> Index:
         num_frames = len(packets.ticks)
         turns = round(frame.rotation / 90) % 4
         height, width = shown_size(frame, stream, turns)
+        if frame.color_trc in HDR_CURVES:
+            logger.warning("%s is HDR: it is read without tone mapping, so its colors look pale", path)
         refuse_tiny(path, height, width)
         return Index(
             path=path,
@@ -155,13 +162,16 @@ def index_video(path: Path, size_bytes: int) -> Index:
 
 
 def open_container(path: Path) -> InputContainer:
-    """The file opened for demuxing; it may refer to no other file and no network."""
+    """The file opened for demuxing; it may refer to no other file and no network.
+
+    Absolute, because FFmpeg takes `a:b.mp4` for a protocol.
+    """
     try:
-        container = av.open(str(path), options={"protocol_whitelist": "file"})
+        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(
-            f"{path} is not a video that can be read, or its end is missing ({one_line(error)})",
-            "Check that it plays, or download it again.",
+            f"{path} is not a video that can be read ({one_line(error)})",
+            "Check that it plays, or convert it to an mp4.",
         ) from error
     if NOT_FOOTAGE & set(container.format.name.split(",")):
         container.close()
@@ -177,15 +187,26 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     raise InputError(f"{path} holds no video track", "Give a video file.")
 
 
-def refuse_cut_off(container: InputContainer, stream: VideoStream, path: Path, size_bytes: int) -> None:
-    """An mp4 lists where its frames lie; one that lies behind the file's end means a broken download."""
-    if "mov" not in container.format.name:
-        return
-    end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    if end > size_bytes:
-        raise InputError(
-            f"{path} is cut off: it announces {end} bytes of video and has {size_bytes}", "Download it again."
-        )
+def refuse_cut_off(path: Path, size_bytes: int) -> None:
+    """An mp4 is a row of boxes, each led by its length; one that passes the file's end never arrived."""
+    with path.open("rb") as file:
+        at = 0
+        while at + 16 <= size_bytes:
+            file.seek(at)
+            head = file.read(16)
+            kind, length = head[4:8], int.from_bytes(head[:4], "big")
+            if at == 0 and kind != b"ftyp":
+                return  # another container
+            if length == 1:  # a 64-bit length follows
+                length = int.from_bytes(head[8:], "big")
+            if length < 8:  # 0 is "to the end"; less than its own head is no box
+                return
+            at += length
+            if at > size_bytes and kind in (b"mdat", b"moov"):
+                raise InputError(
+                    f"{path} is cut off: it should have {at} bytes or more and has {size_bytes}",
+                    "Download it again.",
+                )
 
 
 def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> Packets:
@@ -210,8 +231,7 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
         raise InputError(f"{path} has 0 frames", "Give a video with pictures in it.")
     refuse_short(container, path, last_s)
     known = [t for t in ticks if t is not None]
-    # no times, the same time twice, or AVI, which gives them in the order of storage: only counting is safe
-    if len(set(known)) < len(ticks) or container.format.name == "avi":
+    if len(set(known)) < len(ticks) or container.format.name in COUNTED:  # times missing, twice or guessed
         return counted_packets(path)
     order = np.argsort(np.array(known, np.int64), kind="stable")
     keyframes = np.flatnonzero(np.array(keys)[order])

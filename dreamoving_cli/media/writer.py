@@ -28,6 +28,7 @@ __all__ = ["CODECS", "Audio", "check_output", "output_path", "whole_file", "writ
 BT709 = 1  # the number of this matrix, these primaries and this curve in every video standard
 PRECISE = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 MAX_TIMESCALE = 20_000_000  # units a second; a day still fits into the 64 bits of an mp4
+GIF_MAX_FPS = 50  # players slow down anything quicker
 GIF_CLOCK = 100  # a GIF counts in hundredths of a second
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class VideoSink:
         os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints its settings otherwise
         mov = job.part.suffix.lower() in (".mp4", ".m4v", ".mov")
         flags = {"movflags": "+faststart+use_metadata_tags"} if mov else {}  # tags of our own survive
-        self._container = av.open(str(job.part), "w", options=flags)
+        self._container = av.open(str(job.part.absolute()), "w", options=flags)
         self._track: Track | None = None
         try:
             self._container.metadata.update(job.metadata)
@@ -255,10 +256,15 @@ class GifSink:
     """A GIF with a palette of its own for each picture, so that nothing has to be held back."""
 
     def __init__(self, job: Job, height: int, width: int) -> None:
+        if job.fps > GIF_MAX_FPS:
+            raise UsageError(
+                f"{job.path} would have {float(job.fps):g} frames/s",
+                f"A GIF plays at {GIF_MAX_FPS} at most: use mp4.",
+            )
         if GIF_CLOCK % job.fps.numerator or job.fps.denominator != 1:
             logger.warning("a GIF counts in 1/100 s: %s frames/s are exact on average only", job.fps)
         self._fps = job.fps
-        self._container = av.open(str(job.part), "w", format="gif")
+        self._container = av.open(str(job.part.absolute()), "w", format="gif")
         self._stream: Any = self._container.add_stream("gif", rate=job.fps)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "pal8"
         self._stream.codec_context.time_base = Fraction(1, GIF_CLOCK)

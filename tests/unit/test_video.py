@@ -126,6 +126,15 @@ def test_frames_outside_the_clip(ntsc_video: Path, reader: str) -> None:
         clip.read([36])
 
 
+def test_what_decord_cannot_read_says_what_can(make_video: MakeVideo) -> None:
+    pytest.importorskip("decord", reason="decord has no wheel for this platform")
+    path = make_video("a.mp4", 6, codec="libsvtav1")
+    with pytest.raises(InputError, match="pyav reader"):
+        open_clip(path, reader="decord")
+    with open_clip(path) as clip:
+        assert numbers(clip.read(range(6))) == list(range(6))
+
+
 def test_unknown_reader(ntsc_video: Path) -> None:
     with pytest.raises(UsageError, match="opencv"):
         open_clip(ntsc_video, reader="opencv")
@@ -380,3 +389,13 @@ def test_real_clips(shared_media: Path) -> None:
             far = clip.read([last])[0]
             near = clip.read([0, min(3, last), last])
         np.testing.assert_array_equal(near[-1], far)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("stem", ["taiji_horizontal_audio", "kids_sport_lowres", "two_people_vertical"])
+def test_readers_agree_on_real_clips(shared_media: Path, stem: str) -> None:
+    pytest.importorskip("decord", reason="decord has no wheel for this platform")
+    path = shared_media / "videos" / f"{stem}.mp4"
+    with open_clip(path) as ours, open_clip(path, reader="decord") as theirs:
+        some = [ours.num_frames - 1, 0, 7, ours.num_frames // 2]
+        np.testing.assert_array_equal(ours.read(some), theirs.read(some))

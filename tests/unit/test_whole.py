@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from dreamoving_cli.media.video import probe
 from dreamoving_cli.media.whole import writing
 from dreamoving_cli.media.writer import whole_file, write_video
 from tests.conftest import NTSC, pictures
+
+resource = pytest.importorskip("resource", reason="file size limits need a POSIX system")
 
 
 def left_behind(folder: Path) -> list[str]:

@@ -98,6 +98,19 @@ def test_gif_rate_is_right_on_average(tmp_path: Path, caplog: pytest.LogCaptureF
     assert abs(info.duration_s - 30 / NTSC) < Fraction(2, 100)
 
 
+def test_a_gif_cannot_be_quick(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="50"):
+        write_video(tmp_path / "a.gif", pictures(2), Fraction(60))
+
+
+def test_names_that_ffmpeg_would_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_video(Path("data: 50%d é.mp4"), pictures(2), NTSC)
+    assert probe(path).num_frames == 2
+    with open_clip(path) as clip:
+        assert clip.read([1]).shape == (1, 48, 64, 3)
+
+
 def test_a_lower_quality_is_smaller(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
     good = write_video(tmp_path / "good.mp4", [noise], NTSC, quality=10)
