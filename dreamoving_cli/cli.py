@@ -5,7 +5,6 @@ Not here: any work. Reading on from `render`: render_command.py, whose flags are
 
 import json
 import logging
-import sys
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from dreamoving_cli.terminal import (
     Footage,
     Overwrite,
     Preset,
+    Talk,
     Verbose,
     facts,
     say,
@@ -92,7 +92,7 @@ def main(version: Annotated[bool, Version] = False, verbose: Verbose = 0, debug:
 
     dreamoving render --pose dance.mp4 --face me.jpg --cloth shirt.png
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", handlers=[Talk()], level=logging.WARNING)
 
 
 @app.command(cls=Render, rich_help_panel="Make videos")

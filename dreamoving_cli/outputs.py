@@ -3,11 +3,12 @@
 Not here: what is written into them (render.py, record.py).
 """
 
+import glob
 import hashlib
 import secrets
 from pathlib import Path
 
-from dreamoving_cli.options import MAX_SEED, RenderOptions, read_preset, to_yaml
+from dreamoving_cli.options import MAX_SEED, RenderOptions, to_yaml
 
 RECORD_SUFFIX = ".dreamoving.yaml"
 SUFFIXES = {"vp9": ".webm", "prores": ".mov", "gif": ".gif", "png": ""}  # codec -> extension, .mp4 otherwise
@@ -18,20 +19,25 @@ def with_seed(options: RenderOptions) -> RenderOptions:
     return options if options.seed is not None else options.replace(seed=secrets.randbelow(MAX_SEED + 1))
 
 
+def is_named(options: RenderOptions, asked: Path | None) -> bool:
+    """Whether the asked path is the output itself and not a folder to put it into."""
+    return asked is not None and (options.codec == "png" or not asked.is_dir())
+
+
 def output_path(options: RenderOptions, asked: Path | None) -> Path:
     """Where the video goes: the asked file; in the asked folder, or here, under its default name."""
-    if asked is not None and (options.codec == "png" or not asked.is_dir()):
+    if asked is not None and is_named(options, asked):
         return asked
-    return (asked or Path()) / name_pattern(options).replace("*", str(options.seed))
+    return (asked or Path()) / default_name(options, str(options.seed))
 
 
-def name_pattern(options: RenderOptions) -> str:
-    """The default name, dance-me-shirt-SEED-DIGEST.mp4, with * for the seed; the digest is of the options."""
-    controls = [control.file for control in options.all_controls]
-    pictures = [options.face, options.cloth, options.style]
-    stems = list(dict.fromkeys(file.stem for file in [*controls, *pictures] if file))
+def default_name(options: RenderOptions, seed: str) -> str:
+    """Like dance-me-shirt-42-1f3a9c.mp4: inputs, seed, and a digest of all options."""
+    files = [control.file for control in options.all_controls]
+    files += [options.face, options.cloth, options.style]
+    stems = dict.fromkeys(file.stem.replace(".", "_") for file in files if file)
     digest = hashlib.sha256(to_yaml(absolute(options).replace(seed=None)).encode()).hexdigest()[:6]
-    return "-".join([*stems, "*", digest]) + SUFFIXES.get(options.codec or "", ".mp4")
+    return "-".join([*stems, seed, digest]) + SUFFIXES.get(options.codec or "", ".mp4")
 
 
 def absolute(options: RenderOptions) -> RenderOptions:
@@ -42,21 +48,19 @@ def absolute(options: RenderOptions) -> RenderOptions:
     return options.replace(**files, controls=controls)
 
 
-def candidates(options: RenderOptions, asked: Path | None) -> list[tuple[Path, RenderOptions]]:
-    """Outputs that may be this very render, with the options to compare; without a seed any seed will do."""
-    if options.seed is not None:
-        return [(output_path(options, asked), options)]
-    named = asked is not None and (options.codec == "png" or not asked.is_dir())
-    found = [asked] if asked and named else sorted((asked or Path()).glob(name_pattern(options)))
-    return [(path, options.replace(seed=seed)) for path in found if (seed := recorded_seed(path)) is not None]
+def candidates(options: RenderOptions, asked: Path | None, suffix: str = "") -> list[Path]:
+    """Outputs that may be this very render, newest first; of any seed without seed and name.
+
+    suffix: of a file beside the output that must be there.
+    """
+    if is_named(options, asked) or options.seed is not None:
+        return [output_path(options, asked)]
+    head, tail = default_name(options, "*").rsplit("*", 1)
+    beside = [*(asked or Path()).glob(f"{glob.escape(head)}*{glob.escape(tail + suffix)}")]
+    beside.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.with_name(path.name.removesuffix(suffix)) for path in beside]
 
 
 def record_path(output: Path) -> Path:
     """Where the record of a video is: beside it."""
     return output.with_name(output.name + RECORD_SUFFIX)
-
-
-def recorded_seed(output: Path) -> int | None:
-    """The seed in the record beside a video; None where there is no record."""
-    record = record_path(output)
-    return read_preset(record).get("seed") if record.is_file() else None

@@ -65,8 +65,7 @@ def render(
     if skip_existing and (done := already_made(options, out)):
         say(f"{done} is there already, made from the same inputs and options")
         return show_render(done, as_json)
-    options = with_seed(options)
-    output = output_path(options, out)
+    options, output = resumed(options, out) if resume else fresh(options, out)
     from dreamoving_cli.render import plan  # torch is paid for here, not for a wrong flag
     from dreamoving_cli.render import render as run
 
@@ -107,7 +106,21 @@ def already_made(options: RenderOptions, out: Path | None) -> Path | None:
     """The output of an earlier render of just this; None where there is none."""
     from dreamoving_cli.record import record_matches
 
-    return next((path for path, asked in candidates(options, out) if record_matches(path, asked)), None)
+    return next((path for path in candidates(options, out) if record_matches(path, options)), None)
+
+
+def fresh(options: RenderOptions, out: Path | None) -> tuple[RenderOptions, Path]:
+    """The options with their seed, and the output named after it."""
+    options = with_seed(options)
+    return options, output_path(options, out)
+
+
+def resumed(options: RenderOptions, out: Path | None) -> tuple[RenderOptions, Path]:
+    """The latest render of these options that died; its state holds the seed if none is given."""
+    from dreamoving_cli.resume import SUFFIX
+
+    found = candidates(options, out, SUFFIX)
+    return (options, found[0]) if found else fresh(options, out)
 
 
 def show_render(path: Path, as_json: bool) -> None:

@@ -21,6 +21,13 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+class Talk(logging.Handler):
+    """Log lines as talk; unlike a stream handler's, they pass above a live progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
 def show(values: Mapping[str, Any], as_json: bool) -> None:
     """A result: JSON for scripts, else one aligned line a value."""
     if as_json:
@@ -28,7 +35,8 @@ def show(values: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        typer.echo(f"{name:<{width}}  {value}")
+        rows = value if isinstance(value, list) else [value]
+        typer.echo(f"{name:<{width}}  " + f"\n{'':<{width}}  ".join(map(str, rows)))
 
 
 def facts(result: Any) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Default names: after the inputs and the seed, one for each different render."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from dreamoving_cli.options import RenderOptions, to_yaml
+from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import candidates, output_path, record_path, with_seed
 
 OPTIONS = RenderOptions(pose="a/dance.mp4", face="me.jpg", cloth="shirt.png", seed=42)
@@ -52,21 +53,23 @@ def test_an_asked_file_is_kept_and_an_asked_folder_is_filled(tmp_path: Path) -> 
     assert output_path(OPTIONS.replace(codec="png"), tmp_path) == tmp_path
 
 
-def test_candidates_with_a_seed_are_the_one_output() -> None:
-    assert candidates(OPTIONS, Path("out.mp4")) == [(Path("out.mp4"), OPTIONS)]
+def test_candidates_with_a_seed_or_a_name_are_the_one_output(tmp_path: Path) -> None:
+    assert candidates(OPTIONS, tmp_path) == [output_path(OPTIONS, tmp_path)]
+    assert candidates(OPTIONS.replace(seed=None), Path("out.mp4")) == [Path("out.mp4")]
 
 
-def test_candidates_without_a_seed_are_the_renders_with_any_seed(tmp_path: Path) -> None:
-    seedless = OPTIONS.replace(seed=None)
+def test_candidates_without_both_are_the_renders_of_any_seed_newest_first(tmp_path: Path) -> None:
+    seedless = OPTIONS.replace(seed=None, pose="odd [1].mp4")
     assert candidates(seedless, tmp_path) == []
-    for seed in (5, 6):
-        made = OPTIONS.replace(seed=seed)
-        path = output_path(made, tmp_path)
+    paths = [output_path(seedless.replace(seed=seed), tmp_path) for seed in (5, 6)]
+    for age, path in enumerate(paths):
         path.touch()
-        record_path(path).write_text(to_yaml(made))
-    output_path(OPTIONS.replace(seed=7), tmp_path).touch()  # no record beside it: nobody knows what it is
-    found = candidates(seedless, tmp_path)
-    assert [options.seed for _, options in found] == [5, 6]
+        os.utime(path, (age, age))
+    output_path(OPTIONS, tmp_path).touch()  # of other inputs
+    assert candidates(seedless, tmp_path) == paths[::-1]
+    assert candidates(seedless, tmp_path, ".state") == []
+    paths[0].with_name(paths[0].name + ".state").touch()
+    assert candidates(seedless, tmp_path, ".state") == [paths[0]]
 
 
 def test_the_record_is_beside_the_video() -> None:
