@@ -22,6 +22,7 @@ from dreamoving_cli.models.layers import (
     down_walk,
     embed_time,
     fold,
+    in_walk,
     mid_walk,
     prompt_keys,
 )
@@ -62,7 +63,7 @@ class VideoControlNet(nn.Module):
         """
         net, motion = self.controlnet, self.motion if use_motion else None
         time = embed_time(net, torch.as_tensor(t, device=x.device), x.shape[0], x.dtype)
-        step = Pass(time, x.shape[2], iter(prompts), self.resnet_norm)
+        step = Pass(time, x.shape[2], in_walk(net, prompts), self.resnet_norm)
         states = down_walk(net, motion, net.conv_in(fold(x)) + embedded, step)
         middle = mid_walk(net.mid_block, motion, states[-1], step)
         heads = [*net.controlnet_down_blocks, net.controlnet_mid_block]

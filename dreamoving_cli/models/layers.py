@@ -191,6 +191,13 @@ def cross_attentions(model: Any) -> list[Any]:
     return [b.attn2 for t in transformers for b in t.transformer_blocks if b.attn2 is not None]
 
 
+def in_walk(model: Any, prompts: Sequence[Sequence[Prompt]]) -> Iterator[Sequence[Prompt]]:
+    """The prompts of one cross-attention after the other; there must be as many as the model has."""
+    if len(prompts) != (count := len(cross_attentions(model))):
+        raise ValueError(f"prompts for {len(prompts)} cross-attentions, the model has {count}")
+    return iter(prompts)
+
+
 def embed_time(model: Any, t: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
     """The time embedding, b c; t: 0-d or (b,)."""
     return model.time_embedding(model.time_proj(t.expand(batch)).to(dtype))

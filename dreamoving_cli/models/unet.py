@@ -25,6 +25,7 @@ from dreamoving_cli.models.layers import (
     embed_time,
     fold,
     group_norm,
+    in_walk,
     mid_walk,
     prompt_keys,
     unfold,
@@ -63,7 +64,7 @@ class VideoUNet(nn.Module):
         batch, num_frames = x.shape[0], x.shape[2]
         motion = self.motion if use_motion else None
         time = embed_time(self.unet, torch.as_tensor(t, device=x.device), batch, x.dtype)
-        step = Pass(time, num_frames, iter(prompts), self.resnet_norm)
+        step = Pass(time, num_frames, in_walk(self.unet, prompts), self.resnet_norm)
 
         skips = down_walk(self.unet, motion, self.unet.conv_in(fold(x)), step)
         x = mid_walk(self.unet.mid_block, motion, skips[-1], step)

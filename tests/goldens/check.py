@@ -42,7 +42,6 @@ from dreamoving_cli.models.projections import ImageFeatures
 from dreamoving_cli.models.unet import VideoUNet
 
 TOLERANCE = 1e-4  # absolute and relative, as the goldens' notes say
-CPU = torch.device("cpu")
 
 Results = dict[str, Tensor]  # name of a stored output -> ours
 
@@ -307,7 +306,7 @@ def _check_positions(weights: dict[str, Tensor]) -> None:
     """Stored position tables must be ours, which are computed and not loaded."""
     for key, table in weights.items():
         if key.endswith(POSITIONS):
-            ours = sinusoid(table.shape[-2], table.shape[-1], CPU)
+            ours = sinusoid(table.shape[-2], table.shape[-1], table.device)
             if not agree(ours, table[0]):
                 raise WeightsError(f"{key} is not our position table", "Has the file been changed?")
 
@@ -317,9 +316,8 @@ def _watch_block(block: MotionBlock, seen: Results, cells: tuple[int, int]) -> N
     batch, count = cells
 
     def keep(name: str, temporal: bool) -> Callable[..., None]:
-        def hook(module: Any, inputs: Any, output: Tensor) -> None:
-            layout = "(b n) f c -> (b f) n c"
-            seen[f"mid.{name}"] = rearrange(output, layout, b=batch, n=count) if temporal else output
+        def hook(_module: Any, _inputs: Any, x: Tensor) -> None:
+            seen[f"mid.{name}"] = rearrange(x, "(b n) f c -> (b f) n c", b=batch, n=count) if temporal else x
 
         return hook
 
@@ -336,10 +334,9 @@ def agree(ours: Tensor, theirs: Tensor) -> bool:
     """Equal within the tolerance; integers exactly."""
     if ours.shape != theirs.shape:
         return False
-    exact = not theirs.is_floating_point()
-    return (
-        torch.equal(ours, theirs) if exact else torch.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
-    )
+    if not theirs.is_floating_point():
+        return torch.equal(ours, theirs)
+    return torch.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @torch.no_grad()
@@ -352,8 +349,9 @@ def check(path: Path) -> list[str]:
     if run is None:
         return [f"{path.name}: this kind of golden is not known here"]
     ours = run(golden)
-    stored = {k: v for k, v in golden.tensors.items() if re.search(r"(^|\.)(out|mid)(\.|$)", k)}
-    stored = {k: v for k, v in stored.items() if "weights." not in k}
+    stored = {
+        k: v for k, v in golden.tensors.items() if re.match(r"(?!.*weights\.)(.*\.)?(out|mid)(\.|$)", k)
+    }
     lost = [k for k in stored if k not in ours and not k.startswith("mid.")]  # not every middle state is ours
     complaints = [f"{path.name}: {key} is not computed here" for key in lost]
     complaints += [f"{path.name}: {key} is missing from the file" for key in ours if key not in stored]
@@ -369,8 +367,7 @@ def _difference(ours: Tensor, theirs: Tensor) -> str:
 
 def main(paths: list[str]) -> int:
     """Check every file; say which agree and what is wrong with the others."""
-    failed = not paths
-    if failed:
+    if failed := not paths:
         sys.stderr.write("Name the golden files to check.\n")
     for name in paths:
         try:

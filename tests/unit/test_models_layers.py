@@ -1,0 +1,82 @@
+"""Laws of the layers: attention over several prompts, frames merged into queries, norms over frames."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dreamoving_cli.models.layers import attend, cross_attend, fold, group_norm, prompt_keys, unfold
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(
+    b=st.integers(1, 3), c=st.integers(1, 3), f=st.integers(1, 4), h=st.integers(1, 4), w=st.integers(1, 4)
+)
+@settings(max_examples=25, deadline=None)
+def test_unfold_undoes_fold(b: int, c: int, f: int, h: int, w: int) -> None:
+    x = drawn(b, c, f, h, w)
+    torch.testing.assert_close(unfold(fold(x), f), x, rtol=0, atol=0)
+
+
+@given(alphas=st.lists(st.floats(0, 2), min_size=3, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_attention_is_the_weighted_sum_of_prompts(alphas: list[float]) -> None:
+    q = drawn(2, 2, 5, 4)
+    prompts = [
+        (drawn(2, 2, n, 4, seed=n), drawn(2, 2, n, 4, seed=10 + n), a)
+        for n, a in zip((3, 4, 6), alphas, strict=True)
+    ]
+    expected = sum(a * F.scaled_dot_product_attention(q, k, v) for k, v, a in prompts)
+    torch.testing.assert_close(attend(q, prompts), expected + torch.zeros_like(q))
+
+
+def test_a_prompt_of_strength_zero_is_not_computed() -> None:
+    q, text = drawn(1, 2, 5, 4), (drawn(1, 2, 3, 4), drawn(1, 2, 3, 4), 1.0)
+    poison = torch.full((1, 2, 3, 4), float("nan"))
+    assert torch.equal(attend(q, [text, (poison, poison, 0.0)]), attend(q, [text]))
+    assert attend(q, [(poison, poison, 0)]).abs().sum() == 0
+
+
+def test_strengths_may_differ_within_a_batch() -> None:
+    q, k, v = drawn(2, 2, 5, 4), drawn(2, 2, 3, 4, seed=1), drawn(2, 2, 3, 4, seed=2)
+    out = attend(q, [(k, v, torch.tensor([0.0, 0.5]).view(2, 1, 1, 1))])
+    assert out[0].abs().sum() == 0
+    torch.testing.assert_close(out[1:], attend(q[1:], [(k[1:], v[1:], 0.5)]))
+
+
+def test_one_prompt_serves_a_whole_batch() -> None:
+    q, k, v = drawn(3, 2, 5, 4), drawn(1, 2, 3, 4, seed=1), drawn(1, 2, 3, 4, seed=2)
+    repeated = [x.expand(3, -1, -1, -1) for x in (k, v)]
+    torch.testing.assert_close(attend(q, [(k, v, 1.0)]), attend(q, [(*repeated, 1.0)]))
+
+
+def test_frames_in_the_queries_equal_keys_repeated_per_frame() -> None:
+    attention = Attention(8, 6, heads=2, dim_head=4).eval()
+    x, text = drawn(2 * 3, 5, 8), drawn(2, 4, 6, seed=1)
+    ours = cross_attend(attention, x, [(*prompt_keys(attention, text), 1.0)], num_frames=3)
+    torch.testing.assert_close(ours, attention(x, text.repeat_interleave(3, dim=0)))
+
+
+@pytest.mark.parametrize("span", ["frame", "clip"])
+def test_norms_take_their_statistics_from_a_frame_or_the_clip(span: str) -> None:
+    norm = nn.GroupNorm(2, 4)
+    video = drawn(2, 4, 3, 5, 5) * torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 3, 1, 1)
+    out = unfold(group_norm(norm, fold(video), 3, span), 3)  # type: ignore[arg-type]
+    groups = out.unflatten(1, (2, 2))
+    axes = (2, 4, 5) if span == "frame" else (2, 3, 4, 5)
+    mean, spread = groups.mean(axes), groups.std(axes, correction=0)
+    torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-5, rtol=0)
+    torch.testing.assert_close(spread, torch.ones_like(spread), atol=1e-3, rtol=0)
+    other = unfold(group_norm(norm, fold(video), 3, "clip" if span == "frame" else "frame"), 3)
+    assert (out - other).abs().max() > 0.1
+
+
+def test_both_norms_agree_on_one_frame() -> None:
+    norm, x = nn.GroupNorm(2, 4), fold(drawn(2, 4, 1, 5, 5))
+    torch.testing.assert_close(group_norm(norm, x, 1, "frame"), group_norm(norm, x, 1, "clip"))
