@@ -122,7 +122,7 @@ def read_pictures(options: RenderOptions) -> dict[str, np.ndarray]:
     if "face" in pictures:
         from dreamoving_cli.extract.face import crop_face
 
-        pictures["face"] = crop_face(pictures["face"])
+        pictures["face"] = crop_face(pictures["face"], name=str(options.face))
     if "cloth" in pictures:  # nothing of a long garment is cut off
         pictures["cloth"] = fit_square(pictures["cloth"], max(pictures["cloth"].shape[:2]))
     return pictures

@@ -64,8 +64,7 @@ def control_kind(path: Path) -> str | None:
     """Which kind of map a video is, by the tag `extract_to_file` writes; None = footage."""
     from dreamoving_cli.media.video import probe
 
-    kind = probe(path).metadata.get(KIND_TAG)
-    return kind if kind in EXTRACTORS else None
+    return probe(path).metadata.get(KIND_TAG)
 
 
 def _extractor(kind: str) -> Extractor:
