@@ -1,7 +1,7 @@
 """A render that can die: its state beside the output after a step, and going on from it bit for bit.
 
-The state holds latents, the multistep history, found poses, and `fixed`: all that decides the other bits. It is
-a torch file of tensors and plain values, read with weights_only.
+The state holds latents, the multistep history, found poses, and `fixed`: all that decides the other bits. It
+is a torch file of tensors and plain values, read with weights_only.
 """
 
 import logging

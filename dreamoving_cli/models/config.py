@@ -43,7 +43,7 @@ class VaeConfig(_Frozen):
 
     kind: Literal["AutoencoderTiny", "AutoencoderKL"] = Field(default="AutoencoderTiny", alias="class")
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    patch: int = Field(1, ge=1)  # pixels are unshuffled by this before it and shuffled after it
+    patch: int = Field(default=1, ge=1)  # pixels are unshuffled by this before it and shuffled after it
 
     @property
     def factor(self) -> int:
@@ -81,8 +81,8 @@ class PackConfig(_Frozen):
     image: dict[str, Any] | None = None  # arguments of transformers' CLIPVisionConfig
     vae: VaeConfig
     scheduler: SchedulerConfig = SchedulerConfig()
-    context_frames: int = Field(64, ge=1)
-    max_pixels: int = Field(512 * 768, ge=1)  # of a frame whose size nobody chose
+    context_frames: int = Field(default=64, ge=1)
+    max_pixels: int = Field(default=512 * 768, ge=1)  # of a frame whose size nobody chose
 
     @field_validator("controls", mode="before")
     @classmethod
