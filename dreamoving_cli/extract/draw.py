@@ -55,13 +55,17 @@ def draw_control(
     """
     enlarge = max(CANVAS_SIDE / min(height, width), 1.0)
     canvas_height, canvas_width = round(height * enlarge), round(width * enlarge)
-    scale = max(canvas_height / source_size[0], canvas_width / source_size[1])
-    source_center = np.array([source_size[1], source_size[0]]) / 2
-    placed = (points - source_center) * scale + np.array([canvas_width, canvas_height]) / 2
+    placed = place(points, source_size, (canvas_height, canvas_width))
     canvas = draw_pose(placed, scores, canvas_height, canvas_width)
     if (canvas_height, canvas_width) == (height, width):
         return canvas
     return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def place(points: np.ndarray, source_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Where points of a source are in a picture cropped from its center; sizes are (height, width)."""
+    scale = max(size[0] / source_size[0], size[1] / source_size[1])
+    return (points - np.array(source_size[::-1]) / 2) * scale + np.array(size[::-1]) / 2
 
 
 def _on_canvas(xy: np.ndarray, visible: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The dancer's pose through a whole clip, and the video that shows it as a map."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -29,22 +29,30 @@ def extract_pose(
     on_frame: OnFrame = lambda done: None,
 ) -> Poses:
     """Everyone's points in every frame; InputError where nobody is in any of them."""
-    from dreamoving_cli.extract.light import LightDetector  # its runtime is not needed to draw poses
-
     if max_people != 1:
         raise UsageError(f"max_people is {max_people}", "The light detector follows 1 person.")
-    detect = LightDetector(whole_body=whole_body)
-    people = []
-    for frame in chain.from_iterable(clip.batches(BATCH)):
-        people.append(detect(frame))
-        on_frame(len(people))
-    points, scores = (np.stack(arrays)[:, None] for arrays in zip(*people, strict=True))
+    points, scores = find_people(chain.from_iterable(clip.batches(BATCH)), whole_body, on_frame)
     if not (scores[..., kp.BODY] > VISIBLE).any():
         raise InputError(
             f"no person was found in '{clip.path}'", "Use a video in which the dancer is well seen."
         )
     points = smooth(points, scores, sigma=smoothing_s * float(clip.fps))
     return Poses(clip.fps, clip.height, clip.width, points, scores)
+
+
+def find_people(
+    frames: Iterable[np.ndarray], whole_body: bool, on_frame: OnFrame
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points f 1 134 2 and scores f 1 134 of one person, if there. frames: uint8 h w c each."""
+    from dreamoving_cli.extract.light import LightDetector  # its runtime is not needed to draw poses
+
+    detect = LightDetector(whole_body=whole_body)
+    people = []
+    for frame in frames:
+        people.append(detect(frame))
+        on_frame(len(people))
+    points, scores = zip(*people, strict=True)
+    return np.stack(points)[:, None], np.stack(scores)[:, None]
 
 
 def smooth(points: np.ndarray, scores: np.ndarray, sigma: float) -> np.ndarray:
