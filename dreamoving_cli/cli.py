@@ -127,14 +127,20 @@ def extract_pose(
 def quality(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The rendered video.", show_default=False)],
     pose: Annotated[Path, typer.Option("--pose", help="The video that drove it.", show_default=False)],
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Also write a contact sheet of both.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
     debug: Debug = False,
 ) -> None:
     """Measure how well a rendered video follows its driver, and whether seams show."""
+    from dreamoving_cli.progress import progress
     from dreamoving_cli.quality import measure
 
-    show(facts(measure(output, pose)), as_json)
+    with progress() as on_progress:
+        report = measure(output, pose, sheet=sheet, on_progress=on_progress)
+    show(facts(report), as_json)
 
 
 @app.command(rich_help_panel="Look around")
