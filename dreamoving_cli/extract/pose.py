@@ -61,7 +61,7 @@ def smooth(points: np.ndarray, scores: np.ndarray, sigma: float) -> np.ndarray:
     points: f p n 2; scores: f p n. Centered, so nothing lags behind; absent points are left as they are.
     """
     seen = (scores > 0).astype(np.float64)[..., None]
-    radius = min(int(np.ceil(3 * sigma)), len(points) - 1)
+    radius = min(round(3 * sigma), len(points) - 1)  # 0 where sigma is too small to reach a neighbor
     total, weight = points * seen, seen.copy()
     for step in range(1, radius + 1):
         share = np.exp(-0.5 * (step / sigma) ** 2)

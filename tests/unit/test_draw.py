@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamoving_cli.extract.draw import BODY, FACE, LEFT_HAND, RIGHT_HAND, draw_control, draw_pose
@@ -55,6 +55,7 @@ def test_points_outside_the_picture_do_no_harm() -> None:
     draw_pose(points * 400 - 20000, np.ones_like(scores), 100, 100)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(16, 900), st.integers(16, 900), st.integers(0, 99))
 def test_control_has_the_size_asked_for(height: int, width: int, seed: int) -> None:
     points, scores = _person(300, 200, seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamoving_cli.errors import InputError
@@ -20,6 +20,7 @@ def _poses(frames: int, people: int, seed: int = 0) -> Poses:
     return Poses(Fraction(30000, 1001), 1280, 720, points, scores)
 
 
+@settings(deadline=None, max_examples=25)
 @given(frames=st.integers(1, 4), people=st.integers(1, 3), seed=st.integers(0, 99))
 def test_saved_poses_load_again(
     tmp_path_factory: pytest.TempPathFactory, frames: int, people: int, seed: int

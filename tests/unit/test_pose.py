@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamoving_cli.errors import UsageError
@@ -15,6 +15,7 @@ from dreamoving_cli.extract.pose import pose_maps, smooth
 from dreamoving_cli.media.images import resize
 
 
+@settings(deadline=None, max_examples=25)
 @given(sigma=st.floats(0.0, 3), frames=st.integers(1, 20))
 def test_smoothing_keeps_steady_motion(sigma: float, frames: int) -> None:
     points = np.broadcast_to(np.array([3.0, 5.0]), (frames, 1, 134, 2)).copy()

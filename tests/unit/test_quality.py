@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamoving_cli.errors import InputError
@@ -67,12 +67,14 @@ def test_the_floor_of_one_who_moves_is_low_and_of_one_who_stands_is_high() -> No
     assert pck_floor(still, FPS) == 1
 
 
+@settings(deadline=None, max_examples=25)
 @given(hop=st.integers(2, 24), seed=st.integers(0, 99))
 def test_changes_like_the_drivers_show_no_seam(hop: int, seed: int) -> None:
     own = np.random.default_rng(seed).uniform(1, 9, 199)
     assert seam(3 * own, own, hop) == pytest.approx(1)
 
 
+@settings(deadline=None, max_examples=25)
 @given(hop=st.integers(2, 24), place=st.integers(0, 23))
 def test_a_jump_every_hop_is_seen_wherever_it_is(hop: int, place: int) -> None:
     own = np.ones(240)
