@@ -33,7 +33,7 @@ $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 setup: $(VENV)/.dev ## make .venv with everything for development
 
 demo: $(VENV)/.run ## install, write example inputs, render them into demo/
-	$(BIN)/dreamoving examples demo
+	test -f demo/shirt.png || $(BIN)/dreamoving examples demo
 	$(BIN)/dreamoving render --pose demo/dance.mp4 --face demo/me.jpg --cloth demo/shirt.png --out demo/render.mp4 --overwrite
 
 test: check ## install what it needs, then lint, types and tests
