@@ -7,10 +7,12 @@ from dreamoving_cli.extract import keypoints as kp
 NUM_BODY = 33
 
 # Landmarks of the body network that other modules name.
-LEFT_EYE, RIGHT_EYE, LEFT_SHOULDER, RIGHT_SHOULDER = 2, 5, 11, 12
+NOSE, LEFT_EYE, RIGHT_EYE, LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP = 0, 2, 5, 11, 12, 23
 LEFT_HAND = (15, 17, 19)  # wrist, little finger, index finger
 RIGHT_HAND = (16, 18, 20)
 HEAD = slice(0, 11)
+EARS = [7, 8]
+FACIAL = [0, 1, 2, 3, 4, 5, 6, 9, 10]  # nose, eyes, mouth: not seen from behind
 
 # OpenPose's 18 in order; the neck (-1) is made from the shoulders.
 BODY = (0, -1, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)

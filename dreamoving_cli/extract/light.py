@@ -19,6 +19,9 @@ FOUND = 0.4  # score from which a detection counts
 PRESENT = 0.4  # score from which landmarks are kept and followed
 BODY_STRIDES, FACE_STRIDES = (8, 16, 32, 32, 32), (8, 16, 16, 16)
 HEATMAP_RADIUS, HEATMAP_PEAK = 3, 0.5  # cells about a landmark that refine it; least peak to do so
+AWAY = (
+    0.2  # nose behind the ears by this much of the body's width and height; seen from behind it is 0.4 to 0.5
+)
 LARGEST_HAND = 0.2  # of the side of the body's region; what is larger is an arm taken for a hand
 WRIST_NEAR = (
     0.6  # a hand's wrist is this near to the body's, in sizes of the hand, or it lies the wrong way round
@@ -56,7 +59,9 @@ class LightDetector:
             hand = find(frame, body.landmarks[list(source)], LARGEST_HAND * body.next_region.side)
             if hand:
                 points[part], scores[part] = hand.landmarks, hand.scores
-        face = self._face(frame, body.landmarks[layout.HEAD]) if self._face else None
+        face = None
+        if self._face and body.scores[layout.FACIAL].any():
+            face = self._face(frame, body.landmarks[layout.HEAD])
         if face:
             points[kp.FACE] = face.landmarks[list(layout.FACE)]
             scores[kp.FACE] = face.scores[list(layout.FACE)]
@@ -100,6 +105,8 @@ class BodyFinder:
         places = _refine(values[:, :2] / self._network.side, heatmaps)
         landmarks = region.to_picture(places)
         scores = sigmoid(values[:, 3:]).min(-1)
+        if _faces_away(values[:, :3]):
+            scores[layout.FACIAL] = 0  # the network guesses them through the head
         joints = slice(layout.NUM_BODY)
         return Part(landmarks[joints], scores[joints], _body_region(landmarks[33], landmarks[34]))
 
@@ -186,6 +193,14 @@ def face_region(points: np.ndarray, box: np.ndarray) -> Region:
 
 def _body_region(center: np.ndarray, rim: np.ndarray) -> Region:
     return around_center(center, rim).grown(1.25)
+
+
+def _faces_away(landmarks: np.ndarray) -> bool:
+    """Whether the nose lies behind the ears. landmarks: n 3, the last growing away from the camera."""
+    left, right, hip = landmarks[[layout.LEFT_SHOULDER, layout.RIGHT_SHOULDER, layout.LEFT_HIP]]
+    extent = abs(left[0] - right[0]) + abs(left[1] - hip[1])
+    depth = landmarks[layout.NOSE, 2] - landmarks[layout.EARS, 2].mean()
+    return bool(depth > AWAY * extent)
 
 
 def _is_near(region: Region, guess: Region) -> bool:
