@@ -35,7 +35,7 @@ def show(values: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        rows = value if isinstance(value, list) else [value]
+        rows = (value or ["none"]) if isinstance(value, list) else [value]
         typer.echo(f"{name:<{width}}  " + f"\n{'':<{width}}  ".join(map(str, rows)))
 
 
