@@ -1,6 +1,8 @@
 """Laws of the context windows, for any length and any setting."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -107,3 +109,21 @@ def test_batches_hold_every_window_once_and_equal_lengths(windows: Windows, step
 def test_an_overlap_that_leaves_no_hop_is_refused(overlap: int) -> None:
     with pytest.raises(UsageError, match=r"overlap of 0 to 15"):
         Windows(40, 16, overlap)
+
+
+@pytest.mark.shared
+def test_static_windows_and_the_pyramid_are_those_of_the_field() -> None:
+    """ComfyUI-AnimateDiff-Evolved's own answers (its other schedules wrap or repeat frames; ours do not)."""
+    golden = Path(__file__).parents[2].parent / "shared/parity/goldens/B5_context_evolved.json"
+    if not golden.is_file():
+        pytest.skip(f"no reference windows at {golden}")
+    reference = json.loads(golden.read_text())
+    cases = [
+        c for c in reference["windows"] if c["schedule"] == "standard_static" and c["context_stride"] == 1
+    ]
+    assert cases
+    for case in cases:
+        sizes = case["num_frames"], case["context_length"], case["context_overlap"]
+        assert Windows(*sizes, schedule="static").windows_at(0) == case["windows_by_step"][0]
+    for length, weights in reference["fuse_weights_by_length"].items():
+        assert FUSIONS["pyramid"](int(length), 0) == weights["pyramid"]
