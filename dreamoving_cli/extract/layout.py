@@ -38,3 +38,13 @@ def put_body(
         points[part], scores[part] = landmarks[list(source)], landmark_scores[list(source)]
     shoulders = [kp.RIGHT_SHOULDER, kp.LEFT_SHOULDER]
     points[kp.NECK], scores[kp.NECK] = points[shoulders].mean(0), scores[shoulders].min()
+
+
+def put_face(mesh: np.ndarray, mesh_scores: np.ndarray, points: np.ndarray, scores: np.ndarray) -> None:
+    """Write the face; without a body also its nose and eyes. mesh: 468 2 pixels, 468 scores."""
+    points[kp.FACE], scores[kp.FACE] = mesh[list(FACE)], mesh_scores[list(FACE)]
+    if scores[kp.BODY].any():
+        return
+    face = points[kp.FACE]
+    for joint, place in ((kp.NOSE, face[30]), (kp.RIGHT_EYE, face[36:42]), (kp.LEFT_EYE, face[42:48])):
+        points[joint], scores[joint] = place.reshape(-1, 2).mean(0), mesh_scores[0]

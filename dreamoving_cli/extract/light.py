@@ -52,22 +52,24 @@ class LightDetector:
         """Points 134 2 (pixels) and scores 134 in the next frame, uint8 h w c; all scores 0 = nobody."""
         points, scores = np.zeros((kp.NUM_POINTS, 2), np.float32), np.zeros(kp.NUM_POINTS, np.float32)
         body = self._body(frame)
-        if body is None:
-            return points, scores
-        layout.put_body(body.landmarks, body.scores, points, scores)
-        for part, source, find in self._hands:
-            hand = find(frame, body.landmarks[list(source)], LARGEST_HAND * body.next_region.side)
-            if hand:
-                points[part], scores[part] = hand.landmarks, hand.scores
-        face = None
-        if self._face and body.scores[layout.FACIAL].any():
-            face = self._face(frame, body.landmarks[layout.HEAD])
+        if body:
+            layout.put_body(body.landmarks, body.scores, points, scores)
+            for part, source, find in self._hands:
+                hand = find(frame, body.landmarks[list(source)], LARGEST_HAND * body.next_region.side)
+                if hand:
+                    points[part], scores[part] = hand.landmarks, hand.scores
+        face = self._find_face(frame, body)
         if face:
-            points[kp.FACE] = face.landmarks[list(layout.FACE)]
-            scores[kp.FACE] = face.scores[list(layout.FACE)]
+            layout.put_face(face.landmarks, face.scores, points, scores)
         height, width = frame.shape[:2]
         scores[((points < 0) | (points >= [width, height])).any(-1)] = 0  # nobody can see what is outside
         return points, scores
+
+    def _find_face(self, frame: np.ndarray, body: Part | None) -> Part | None:
+        """The body's face; of a portrait too close to show a body, the face alone."""
+        if self._face is None or (body and not body.scores[layout.FACIAL].any()):
+            return None
+        return self._face(frame, body.landmarks[layout.HEAD] if body else None)
 
 
 class BodyFinder:
@@ -154,12 +156,11 @@ class FaceFinder:
         self._mesh = FaceMesh()
         self._region: Region | None = None
 
-    def __call__(self, frame: np.ndarray, head: np.ndarray) -> Part | None:
-        """The 468 vertices of the mesh. head: the body's landmarks of the head, 11 2."""
+    def __call__(self, frame: np.ndarray, head: np.ndarray | None) -> Part | None:
+        """The 468 vertices of the mesh. head: the body's landmarks of the head, 11 2; None = anywhere."""
         face = self._mesh(frame, self._region) if self._region else None
         if face is None:
-            eyes = angle_upright(head[layout.RIGHT_EYE], head[layout.LEFT_EYE])
-            found = self._search(frame, around_points(head, eyes).grown(3.0))
+            found = self._search(frame, None if head is None else _head_region(head))
             face = self._mesh(frame, face_region(found[0].points, found[0].box)) if found else None
         self._region = face.next_region if face else None
         return face
@@ -189,6 +190,10 @@ def face_region(points: np.ndarray, box: np.ndarray) -> Region:
     return Region((left + right) / 2, (top + bottom) / 2, side, angle_upright(points[0], points[1])).grown(
         1.5
     )
+
+
+def _head_region(head: np.ndarray) -> Region:
+    return around_points(head, angle_upright(head[layout.RIGHT_EYE], head[layout.LEFT_EYE])).grown(3.0)
 
 
 def _body_region(center: np.ndarray, rim: np.ndarray) -> Region:
