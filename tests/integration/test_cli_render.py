@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_no_video_and_resume_goes_on(inputs: Path, tiny_folder: Pa
     )
     code += "from dreamoving_cli.cli import app; app()"
     command = [sys.executable, "-c", code, str(tiny_folder), "render", "--pose", "dance.json", *QUICK]
-    command += ["--steps", "60", "--max-pixels", "4096"]
+    command += ["--steps", "40", "--guidance-scale", "1", "--max-pixels", "4096"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes["env"] = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(command, **pipes) as process:
