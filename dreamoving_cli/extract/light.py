@@ -22,7 +22,7 @@ HEATMAP_RADIUS, HEATMAP_PEAK = 3, 0.5  # cells about a landmark that refine it; 
 AWAY = (
     0.2  # nose behind the ears by this much of the body's width and height; seen from behind it is 0.4 to 0.5
 )
-LARGEST_HAND = 0.2  # of the side of the body's region; what is larger is an arm taken for a hand
+LARGEST_HAND = 0.15  # of the side of the body's region; what is larger is an arm taken for a hand
 WRIST_NEAR = (
     0.6  # a hand's wrist is this near to the body's, in sizes of the hand, or it lies the wrong way round
 )
