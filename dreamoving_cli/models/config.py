@@ -44,13 +44,19 @@ class VaeConfig(_Frozen):
     kind: Literal["AutoencoderTiny", "AutoencoderKL"] = Field(default="AutoencoderTiny", alias="class")
     kwargs: dict[str, Any] = Field(default_factory=dict)
     patch: int = Field(default=1, ge=1)  # pixels are unshuffled by this before it and shuffled after it
+    latent_patch: int = Field(default=1, ge=1)  # its latents are unshuffled by this for the U-Net
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent cell, as the U-Net sees it."""
+        return int(self.kwargs.get("latent_channels", 4)) * self.latent_patch**2
 
     @property
     def factor(self) -> int:
         """Pixels per latent cell, each side."""
         levels = "num_encoder_blocks" if self.kind == "AutoencoderTiny" else "block_out_channels"
         default = 4 if self.kind == "AutoencoderTiny" else 1
-        return self.patch * 2 ** (len(self.kwargs.get(levels, range(default))) - 1)
+        return self.patch * self.latent_patch * 2 ** (len(self.kwargs.get(levels, range(default))) - 1)
 
 
 class SchedulerConfig(_Frozen):
@@ -91,7 +97,7 @@ class PackConfig(_Frozen):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "PackConfig":
-        cells = self.vae.kwargs.get("latent_channels", 4)
+        cells = self.vae.channels
         if self.unet.get("in_channels", 4) != cells:
             raise ValueError(
                 f"the U-Net takes {self.unet.get('in_channels', 4)} channels, the VAE gives {cells}"
@@ -102,7 +108,7 @@ class PackConfig(_Frozen):
 
     @property
     def latent_channels(self) -> int:
-        return int(self.vae.kwargs.get("latent_channels", 4))
+        return self.vae.channels
 
     @property
     def pixel_factor(self) -> int:

@@ -4,7 +4,8 @@
     video = vae.decode(latents)      # not clamped
 
 `mean` and `std` (one per latent channel) are buffers of the weights: `set_statistics` after training. A patch
-above 1 shuffles that many pixels a side into channels before the network and back after it.
+above 1 shuffles that many pixels a side into channels before the network and back after it; a latent patch does
+the same to its latents, so that the U-Net works on fewer cells.
 """
 
 from typing import Any
@@ -29,9 +30,10 @@ class VAE(nn.Module):
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        self.patch, self.tiny = config.patch, config.kind == "AutoencoderTiny"
+        self.patch, self.latent_patch = config.patch, config.latent_patch
+        self.tiny = config.kind == "AutoencoderTiny"
         self.vae: Any = CLASSES[config.kind](**config.kwargs)
-        channels = self.vae.config.latent_channels
+        channels = config.channels
         scale = self.vae.config.scaling_factor if config.kind == "AutoencoderKL" else 1.0
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.full((channels,), 1 / scale))
@@ -58,11 +60,14 @@ class VAE(nn.Module):
         """n c h w in -1..1 -> the network's own latents n c h w; what a training of the autoencoder uses."""
         pictures = F.pixel_unshuffle(pictures, self.patch)
         if self.tiny:
-            return self.vae.encoder(pictures)  # takes -1..1 and rescales inside
-        return self.vae.encode(pictures).latent_dist.mode()
+            raw = self.vae.encoder(pictures)  # takes -1..1 and rescales inside
+        else:
+            raw = self.vae.encode(pictures).latent_dist.mode()
+        return F.pixel_unshuffle(raw, self.latent_patch)
 
     def decode_raw(self, raw: Tensor) -> Tensor:
         """The network's own latents n c h w -> n c h w in -1..1."""
+        raw = F.pixel_shuffle(raw, self.latent_patch)
         if self.tiny:
             return F.pixel_shuffle(self.vae.decoder(raw), self.patch)  # soft-clips to -3..3, gives -1..1
         return F.pixel_shuffle(self.vae.decode(raw).sample, self.patch)
