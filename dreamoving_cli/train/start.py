@@ -1,0 +1,38 @@
+"""How a run starts: from a pack, or from nothing with the miniature's shape and the captions' words."""
+
+from pathlib import Path
+from typing import Any
+
+from dreamoving_cli.errors import InputError
+from dreamoving_cli.models.config import PackConfig
+from dreamoving_cli.models.encoders import learn_tokenizer
+from dreamoving_cli.train.data import ClipStore
+from dreamoving_cli.train.loop import Run, settings, train
+from dreamoving_cli.train.mini import mini_config
+
+
+def start(run: Run) -> Path:
+    """Train one stage and return the folder of the exported pack."""
+    settings(run)  # an unknown stage is refused before anything is read
+    require_clips(run.data)
+    if run.init is not None:
+        return train(run, PackConfig.load(run.init / "config.json"))
+    config = mini_config()
+    return train(run, config, learn_words(run.data, config))
+
+
+def learn_words(data: Path, config: PackConfig) -> Any:
+    """A tokenizer merged as in the training clips' captions, as large as the text encoder takes."""
+    store = ClipStore(data)
+    sentences = [str(caption) for seed in store.seeds for caption in store.facts(seed)["captions"]]
+    return learn_tokenizer(sentences, config.text["vocab_size"], config.text["max_position_embeddings"])
+
+
+def require_clips(data: Path, held_out: bool = False) -> ClipStore:
+    """The clips of a folder; refused where there are none of the wanted kind."""
+    store = ClipStore(data, held_out)
+    if not store.seeds:
+        kind, first = ("held-out", "--first 1000000 ") if held_out else ("training", "")
+        remedy = f"Render some: python -m dreamoving_cli.train synth {first}--clips 24 --out '{data}'."
+        raise InputError(f"no {kind} clips in '{data}'", remedy)
+    return store

@@ -1,0 +1,49 @@
+"""Render the synthetic training set: one clip a seed, resumable, in worker processes.
+
+    python -m dreamoving_cli.train synth --out DIR --clips 700 --workers 2
+
+A clip is four arrays that training maps into memory (`SEED.frames.npy`, `.pose.npy`, `.depth.npy`, `.alpha.npy`)
+and `SEED.npz` with the rest, written last: where it is, the clip is whole.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+LARGE = ("frames", "pose", "depth", "alpha")
+HELD_OUT = 1_000_000  # seeds from here on are never trained on
+LONG_EVERY = 10  # one clip in ten is as long as the motion blocks' window
+LONG, SHORT = 64, 16
+
+
+def clip_length(seed: int) -> int:
+    """Frames of the clip of this seed."""
+    return LONG if seed % LONG_EVERY == 0 else SHORT
+
+
+def write_clip(folder: Path, seed: int) -> Path:
+    """Render one clip unless it is there already."""
+    import cv2
+
+    from dreamoving_cli.train.scenes import make_clip
+
+    done = folder / f"{seed}.npz"
+    if done.exists():
+        return done
+    cv2.setNumThreads(1)
+    clip = make_clip(seed, clip_length(seed))
+    for name in LARGE:
+        np.save(folder / f"{seed}.{name}.npy", clip.pop(name))
+    part = folder / f".{seed}.part.npz"
+    np.savez(part, **clip)
+    return part.replace(done)
+
+
+def synthesize(folder: Path, clips: int, first: int = 0, workers: int = 1) -> None:
+    """Render clips first .. first + clips - 1 into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(first, first + clips)
+    with ProcessPoolExecutor(workers) as pool:
+        for _ in pool.map(write_clip, [folder] * clips, seeds, chunksize=1):
+            pass
