@@ -22,6 +22,7 @@ from dreamoving_cli.outputs import absolute, with_seed
 from dreamoving_cli.sampling import make_scheduler
 from dreamoving_cli.windows import Windows
 
+PACKS = ("mini", "sd15")
 PICTURES = ("face", "cloth", "style")
 
 
@@ -98,14 +99,18 @@ def plan(options: RenderOptions, device: str = "auto") -> Plan:
 def prepare(options: RenderOptions, device: str = "auto") -> Job:
     """Resolve everything that was left open; refuse what cannot be done."""
     on = choose_device(device)
-    folder, notes = choose_pack(options.model, on)
+    name, notes = choose_pack(options.model, on)
+    folder = pack_folder(name)
     config = PackConfig.load(folder / "config.json")
     make_scheduler(options.sampler, options.steps, config.scheduler.model_dump())
     files = control_files(options)
     check_pack(config, options, files)
     driver = open_driver(options, files)
     size = choose_size(options, config, driver)
-    resolved = resolve(options, config, driver, size)
+    context = options.context.resolved(config.context_frames)
+    resolved = with_seed(absolute(options)).replace(
+        model=name, size=f"{size[1]}x{size[0]}", fps=str(driver.fps), context=context
+    )
     for kind in used_pictures(options):
         read_image(getattr(options, kind))
     job = Job(
@@ -118,30 +123,31 @@ def prepare(options: RenderOptions, device: str = "auto") -> Job:
         files=files,
         driver=driver,
         size=size,
-        windows=Windows(driver.num_frames, **resolved.context.model_dump()),
+        windows=Windows(driver.num_frames, **context.model_dump()),
         notes=[*notes, *remarks(options, config, driver, size)],
     )
     refuse_too_big(job)
     return job
 
 
-def choose_pack(model: str, device: torch.device) -> tuple[Path, list[str]]:
-    """The folder of the model pack; auto falls back to the miniature, and says so."""
-    folders = {"mini": paths.MINI, "sd15": paths.weight_cache() / "packs" / "sd15"}
-    here = {name for name, folder in folders.items() if (folder / "config.json").is_file()}
+def choose_pack(model: str, device: torch.device) -> tuple[str, list[str]]:
+    """The name of the model pack; auto falls back to the miniature, and says so."""
+    here = [name for name in PACKS if (pack_folder(name) / "config.json").is_file()]
+    name, notes = model, []
     if model == "auto":
         lacks = [] if "sd15" in here else ["its files are not here"]
         lacks += [] if device.type == "cuda" else ["there is no CUDA device"]
-        if not lacks:
-            return folders["sd15"], ["model: sd15"]
-        notes = [f"model: mini, the miniature (for sd15, {' and '.join(lacks)})"]
-    else:
-        notes = []
-    name = "mini" if model == "auto" else model
+        name = "mini" if lacks else "sd15"
+        notes = [f"model: mini, the miniature (sd15: {' and '.join(lacks)})" if lacks else "model: sd15"]
     if name not in here:
         remedy = "Reinstall dreamoving." if name == "mini" else "Choose --model mini: it is built in."
-        raise WeightsError(f"the files of model '{name}' are not at {folders[name]}", remedy)
-    return folders[name], notes
+        raise WeightsError(f"the files of model '{name}' are not at {pack_folder(name)}", remedy)
+    return name, notes
+
+
+def pack_folder(name: str) -> Path:
+    """Where a model pack is, or would be."""
+    return paths.MINI if name == "mini" else paths.weight_cache() / "packs" / name
 
 
 def check_pack(config: PackConfig, options: RenderOptions, files: list[ControlFile]) -> None:
@@ -166,18 +172,6 @@ def choose_size(options: RenderOptions, config: PackConfig, driver: Driver) -> t
             f"size is {options.size}", f"Model '{config.name}' needs multiples of {multiple}: {near} is near."
         )
     return asked
-
-
-def resolve(
-    options: RenderOptions, config: PackConfig, driver: Driver, size: tuple[int, int]
-) -> RenderOptions:
-    """The options with nothing left open."""
-    return with_seed(absolute(options)).replace(
-        model=config.name if config.name in ("mini", "sd15") else "mini",
-        size=f"{size[1]}x{size[0]}",
-        fps=str(driver.fps),
-        context=options.context.resolved(config.context_frames),
-    )
 
 
 def remarks(
