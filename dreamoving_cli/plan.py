@@ -212,7 +212,7 @@ def estimate_gib(job: Job) -> float:
     narrow = job.config.unet.get("block_out_channels", (320,))[0]
     denoising = rows * cells * narrow * itemsize * ACTIVATIONS
     decoded = min(job.options.decode_batch, job.driver.num_frames)
-    decoding = decoded * math.prod(job.size) * itemsize * DECODER_WIDTH
+    decoding = decoded * math.prod(job.size) * itemsize * DECODER_WIDTH[job.config.vae.kind]
     latents = job.driver.num_frames * channels * cells * 4 * LATENT_COPIES
     weights = stored * itemsize / STORED_BYTES
     base = BASE_BYTES if job.device.type == "cpu" else 0
@@ -228,8 +228,8 @@ def refuse_too_big(job: Job) -> None:
         )
 
 
-ACTIVATIONS = 30  # tensors of the U-Net's first width alive at once, measured
-DECODER_WIDTH = 256  # values alive for each decoded pixel, measured
+ACTIVATIONS = 30  # tensors of the U-Net's first width alive at once; measured
+DECODER_WIDTH = {"AutoencoderTiny": 256, "AutoencoderKL": 768}  # values alive for each decoded pixel
 LATENT_COPIES = 4  # latents, their sum over windows, a sampler's history, one more while stepping
 STORED_BYTES = 2  # of a weight on disk
-BASE_BYTES = int(0.6 * GIB)  # the libraries themselves
+BASE_BYTES = int(0.9 * GIB)  # the libraries themselves; measured
