@@ -16,7 +16,7 @@ FEW = 50  # pixels; a person that shows less has no box
 
 
 def report_autoencoder(folder: Path, data: Path) -> dict[str, float]:
-    """Over the held-out clips of `data`: PSNR (dB) of frames and of the person's box, gradient energy kept."""
+    """Over the held-out clips: PSNR (dB) of frames and of the person's box, gradient energy kept."""
     store, pack = require_clips(data, held_out=True), load_pack(folder)
     whole, boxes, edges = [], [], []
     for seed in store.seeds:
