@@ -1,0 +1,67 @@
+"""Guidance, prompts for batches of windows, and control embeddings: kept or made anew, the same."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from dreamoving_cli.conditioning import Embeddings, encode_prompts, guide
+from dreamoving_cli.controls import Control
+from dreamoving_cli.models.load import Pack, build_pack
+from dreamoving_cli.models.tiny import tiny_config
+from dreamoving_cli.options import RenderOptions
+
+
+class Noise:
+    """Control pictures of noise, each frame its own; remembers which frames were read."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def read(self, frames: Sequence[int]) -> np.ndarray:
+        self.seen += frames
+        pictures = [np.random.default_rng(f).integers(0, 255, (32, 32, 3), dtype=np.uint8) for f in frames]
+        return np.stack(pictures)
+
+
+@pytest.fixture(scope="module")
+def pack() -> Pack:
+    return build_pack(tiny_config(), seed=0)
+
+
+def test_guidance_moves_from_uncond_towards_cond() -> None:
+    noise = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1)
+    assert guide(noise, 2.0).item() == 5.0
+    assert guide(noise, 1.0) is noise
+
+
+def test_guidance_of_one_has_no_uncond_branch(pack: Pack) -> None:
+    picture = {"cloth": np.zeros((40, 40, 3), np.uint8)}
+    for scale, branches in ((1.0, 1), (2.0, 2)):
+        prompts = encode_prompts(pack, RenderOptions(guidance_scale=scale, prompt="a"), picture)
+        assert prompts.branches == branches
+        assert all(len(layer) == 2 and k.shape[0] == branches for layer in prompts.unet for k, _, _ in layer)
+        assert all(len(layer) == 1 for layer in prompts.controls["pose"])  # ControlNets see text only
+
+
+def test_prompts_of_a_batch_repeat_each_branch_for_its_windows(pack: Pack) -> None:
+    prompts = encode_prompts(pack, RenderOptions(guidance_scale=2.0, prompt="a"), {})
+    unet, controls = prompts.for_windows(3)
+    k, many = prompts.unet[0][0][0], unet[0][0][0]
+    assert torch.equal(many, torch.stack([k[0], k[0], k[0], k[1], k[1], k[1]]))
+    assert controls["pose"][0][0][0].shape[0] == 6
+
+
+def test_embeddings_are_the_same_kept_or_not(pack: Pack) -> None:
+    windows = [list(range(5, 21)), [18, 19, 0, 1]]
+    results, reads = [], []
+    for allowance in (2**20, 0):
+        source = Noise()
+        embeddings = Embeddings(Control("pose", source), pack.controlnets["pose"], 20 + 1, allowance)
+        with torch.inference_mode():
+            results.append(embeddings.rows(windows, 2))
+            embeddings.rows(windows, 2)
+        reads.append(len(source.seen) - 1)  # one frame is embedded to learn the size
+    assert reads == [21, 40]
+    torch.testing.assert_close(results[0], results[1])
