@@ -7,10 +7,12 @@
 Its prompts are the text alone: `[[(k, v, 1.0)] for k, v in controlnet.text_keys(text)]`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
@@ -39,6 +41,8 @@ class VideoControlNet(nn.Module):
         self.controlnet: Any = ControlNetModel(**controlnet)
         self.motion = None if motion is None else MotionBlocks(self.controlnet, motion)
         self.resnet_norm: Span = resnet_norm
+        # A small pack's hint encoder starts from patches: convolutions at full size cost more than all else.
+        self.patch = math.isqrt(self.controlnet.config.conditioning_channels // 3)
 
     def text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the text for every cross-attention, down, mid; text: b l d -> b h l d each."""
@@ -46,7 +50,7 @@ class VideoControlNet(nn.Module):
 
     def embed_control(self, control: Tensor) -> Tensor:
         """b 3 f H W in 0..1 at the output's size -> (b f) c h w at the latents' size."""
-        return self.controlnet.controlnet_cond_embedding(fold(control))
+        return self.controlnet.controlnet_cond_embedding(F.pixel_unshuffle(fold(control), self.patch))
 
     def forward(
         self,

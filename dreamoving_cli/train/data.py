@@ -91,9 +91,16 @@ class ClipStore:
             latents=rearrange(stack("latents"), "b f c h w -> b c f h w").float(),
             controls={"pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255, "depth": depth.float() / 255},
             pictures={kind: self._pictures(rng, seeds, kind) for kind in ("face", "cloth", "style")},
-            captions=[str(rng.choice(self.facts(s)["captions"])) for s in seeds],
+            captions=[self._caption(rng, s) for s in seeds],
             facts=self._facts(seeds),
         )
+
+    def _caption(self, rng: np.random.Generator, seed: int) -> str:
+        """One of the clip's captions; a third speak of a person, as users do who let the face decide."""
+        caption = str(rng.choice(self.facts(seed)["captions"]))
+        if rng.random() < 0.33:
+            caption = caption.replace("a woman", "a person", 1).replace("a man", "a person", 1)
+        return caption
 
     def _pictures(self, rng: np.random.Generator, seeds: np.ndarray, kind: str) -> Tensor:
         """One reference picture a clip, `b 3 s s`."""

@@ -105,7 +105,10 @@ class Trainer:
             self.facts = Facts(pack.config.cross_attention_dim, tokens) if stage.facts else None
         extra = list(self.facts.parameters()) if self.facts else []
         self.parameters = [*self.trained.values(), *extra]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=stage.lr, betas=(0.9, 0.99), weight_decay=stage.weight_decay)
+        self.gradient = flat_gradient(self.parameters)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=stage.lr, betas=(0.9, 0.99), weight_decay=stage.weight_decay, fused=True
+        )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}  # moves quickly at first
         self.store, self.alphas = ClipStore(run.data), snr_schedule(pack)
         self.saved_at, self.started, self.losses = time.monotonic(), time.monotonic(), [0.0]
@@ -116,7 +119,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         count = max(self.stage.batch // self.run.workers, 1)
         if self.stage.data == "crop":
-            return reconstruction_loss(self.pack, self.store.crops(rng, count, side=64), generator)
+            return reconstruction_loss(self.pack, self.store.crops(rng, count, side=64), generator, self.stage.sharpness)
         batch = self.store.batch(rng, count, self.stage.frames)
         return noise_loss(self.pack, batch, generator, self.stage, self.facts, self.alphas)
 
@@ -131,7 +134,7 @@ class Trainer:
         self.average_gradients()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradient.zero_()
         decay = min(EMA, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
@@ -141,15 +144,10 @@ class Trainer:
             self.log()
 
     def average_gradients(self) -> None:
-        """Mean over workers, as one vector; parameters that a batch did not touch count as zero."""
-        if self.run.workers == 1:
-            return
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
-        flat = torch.cat([g.reshape(-1) for g in grads])
-        dist.all_reduce(flat)
-        flat /= self.run.workers
-        for p, g in zip(self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True):
-            p.grad = g.view_as(p)
+        """Mean over workers; parameters that a batch did not touch count as zero."""
+        if self.run.workers > 1:
+            dist.all_reduce(self.gradient)
+            self.gradient /= self.run.workers
 
     def log(self) -> None:
         """A line every 50 steps, a checkpoint now and then."""
@@ -193,3 +191,14 @@ class Trainer:
             for n, p in self.trained.items():
                 p.copy_(self.average[n])
         save_pack(self.pack, self.run.out / "pack")
+
+
+def flat_gradient(parameters: list[torch.nn.Parameter]) -> Tensor:
+    """One vector that holds all gradients: each parameter's `grad` is a view of it, in the parameter's own layout.
+
+    The fused optimizer walks memory, so a gradient of another layout would be paired with the wrong weights.
+    """
+    flat = torch.zeros(sum(p.numel() for p in parameters))
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.as_strided(p.shape, p.stride())
+    return flat

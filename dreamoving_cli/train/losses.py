@@ -18,13 +18,25 @@ UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # the same for a whole batch
 SHARED_NOISE = 0.5  # variance share of the noise that all frames of a clip have in common
 
 
-def reconstruction_loss(pack: Pack, pictures: Tensor, generator: torch.Generator) -> Tensor:
+def reconstruction_loss(pack: Pack, pictures: Tensor, generator: torch.Generator, sharpness: float = 0.0) -> Tensor:
     """Autoencoder: absolute error of pixels and of their gradients; latents kept near unit size. pictures: n 3 h w."""
     raw = pack.vae.encode_raw(pictures)
     noise = torch.randn(raw.shape, generator=generator) * LATENT_NOISE
     out = pack.vae.decode_raw(raw + noise)
     edges = sum((o.diff(dim=d) - p.diff(dim=d)).abs().mean() for d in (-1, -2) for o, p in ((out, pictures),))
-    return (out - pictures).abs().mean() + 0.5 * F.mse_loss(out, pictures) + edges + 1e-3 * raw.square().mean()
+    loss = (out - pictures).abs().mean() + 0.5 * F.mse_loss(out, pictures) + edges + 1e-3 * raw.square().mean()
+    return loss + sharpness * sharpness_loss(out, pictures) if sharpness else loss
+
+
+def sharpness_loss(out: Tensor, pictures: Tensor) -> Tensor:
+    """How far the local contrast of `out` is from that of `pictures`, n c h w: blur costs, wherever the edges lie."""
+    return (_contrast(out).log() - _contrast(pictures).log()).abs().mean()
+
+
+def _contrast(pictures: Tensor) -> Tensor:
+    """Mean squared gradient of 8x8 cells, never zero."""
+    across, down = pictures.diff(dim=-1)[..., :-1, :], pictures.diff(dim=-2)[..., :-1]
+    return F.avg_pool2d(across.square() + down.square(), 8, stride=4).mean(1) + 1e-3
 
 
 class Facts(nn.Module):

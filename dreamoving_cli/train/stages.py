@@ -21,12 +21,14 @@ class Stage:
     images: bool = False
     motion: bool = False
     facts: bool = False  # read colors and classes off the image tokens as well
+    sharpness: float = 0.0  # weight of local contrast in the autoencoder's loss
     weight_decay: float = 1e-2
 
 
 IMAGE_PROMPTS = ("guider.", "image_encoder.")
 STAGES = {
     "autoencoder": Stage(("vae.",), "crop", 1e-3, 32, 4000),
+    "decoder": Stage(("vae.vae.decoder.",), "crop", 4e-4, 32, 800, sharpness=0.03),
     "picture": Stage(
         ("unet.unet.", "controlnet_pose.controlnet.", "controlnet_depth.controlnet.", "text_encoder.", *IMAGE_PROMPTS),
         "picture", 6e-4, 16, 6000, controls=True, images=True, facts=True,
