@@ -123,8 +123,8 @@ def read_pictures(options: RenderOptions) -> dict[str, np.ndarray]:
         from dreamoving_cli.extract.face import crop_face
 
         pictures["face"] = crop_face(pictures["face"], name=str(options.face))
-    if "cloth" in pictures:  # nothing of a long garment is cut off
-        pictures["cloth"] = fit_square(pictures["cloth"], max(pictures["cloth"].shape[:2]))
+    for kind in pictures.keys() & {"cloth", "style"}:  # nothing of a long picture is cut off
+        pictures[kind] = fit_square(pictures[kind], max(pictures[kind].shape[:2]))
     return pictures
 
 

@@ -188,12 +188,26 @@ def default_fps(info: VideoInfo) -> Fraction:
 
 
 def fit_size(height: int, width: int, multiple: int, max_pixels: int) -> tuple[int, int]:
-    """The largest (height, width) of this aspect within `max_pixels` and the source, cut to multiples."""
+    """The (height, width) in multiples that crops this shape least, within `max_pixels` and the source."""
     scale = min(1.0, math.sqrt(max_pixels / (height * width)))
-    fitted = [int(side * scale + 1e-6) // multiple * multiple for side in (height, width)]
-    if min(fitted) < multiple:
+    floors = [int(side * scale + 1e-6) // multiple for side in (height, width)]
+    sizes = [
+        (h * multiple, w * multiple)
+        for h in range(floors[0], floors[0] + 2)
+        for w in range(floors[1], floors[1] + 2)
+    ]
+    fitting = [
+        (h, w) for h, w in sizes if min(h, w) > 0 and h * w <= max_pixels and h <= height and w <= width
+    ]
+    if not fitting:
         raise UsageError(
             f"{width}x{height} leaves less than {multiple} pixels a side within {max_pixels} pixels",
             "Give a larger picture, a larger budget or --size.",
         )
-    return fitted[0], fitted[1]
+    return max(
+        fitting,
+        key=lambda size: (
+            min(size[0] * width, size[1] * height) / max(size[0] * width, size[1] * height),
+            size,
+        ),
+    )

@@ -104,11 +104,11 @@ class ClipStore:
 
     def _pictures(self, rng: np.random.Generator, seeds: np.ndarray, kind: str) -> Tensor:
         """One reference picture a clip, `b 3 s s`."""
-        from dreamoving_cli.media.images import resize
+        from dreamoving_cli.media.images import fit_square
 
         if kind == "style":
             frames = [self.array(s, "frames") for s in seeds]
-            chosen = [resize(np.ascontiguousarray(f[int(rng.integers(len(f)))]), 128, 128) for f in frames]
+            chosen = [fit_square(np.ascontiguousarray(f[int(rng.integers(len(f)))]), 128) for f in frames]
         else:
             options = [self.facts(s)[f"{kind}s"] for s in seeds]
             chosen = [o[int(rng.integers(len(o)))] for o in options]

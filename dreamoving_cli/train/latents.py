@@ -45,9 +45,7 @@ def has_statistics(pack: Pack) -> bool:
 
 def as_video(frames: np.ndarray) -> Tensor:
     """uint8 f h w c -> 1 c f h w in -1..1."""
-    return (
-        rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "f h w c -> 1 c f h w").float() / 127.5 - 1
-    )
+    return rearrange(torch.from_numpy(np.array(frames)), "f h w c -> 1 c f h w").float() / 127.5 - 1
 
 
 @torch.inference_mode()

@@ -69,4 +69,5 @@ def mini_config() -> PackConfig:
             steps_offset=0,
         ),
         context_frames=64,
+        max_pixels=192 * 288,
     )
