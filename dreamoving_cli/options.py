@@ -174,8 +174,8 @@ class RenderOptions(Options):
     sampler: Annotated[str, OneOf(tuple(SAMPLERS))] = field(
         "ddim", "Sampling", "The solver that takes the steps."
     )
-    shared_noise: Share = field(
-        0.0, "Sampling", "Share of the starting noise that all frames have in common."
+    shared_noise: Share | None = field(
+        None, "Sampling", "Share of the starting noise common to all frames (default: the model pack's)."
     )
     seed: int | None = field(
         None,

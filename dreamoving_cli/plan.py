@@ -108,8 +108,9 @@ def prepare(options: RenderOptions, device: str = "auto") -> Job:
     driver = open_driver(options, files)
     size = choose_size(options, config, driver)
     context = options.context.resolved(config.context_frames)
+    shared = config.shared_noise if options.shared_noise is None else options.shared_noise
     resolved = with_seed(absolute(options)).replace(
-        model=name, size=f"{size[1]}x{size[0]}", fps=str(driver.fps), context=context
+        model=name, size=f"{size[1]}x{size[0]}", fps=str(driver.fps), context=context, shared_noise=shared
     )
     for kind in used_pictures(options):
         read_image(getattr(options, kind))

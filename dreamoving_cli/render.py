@@ -158,6 +158,7 @@ def denoise_clip(
     pictures, controls = inputs
     options, num_frames = job.options, job.driver.num_frames
     assert options.seed is not None
+    assert options.shared_noise is not None
     scheduler = make_scheduler(options.sampler, options.steps, job.config.scheduler.model_dump())
     noise = FrameNoise(options.seed, job.latent_shape, options.shared_noise)
 

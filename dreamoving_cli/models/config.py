@@ -88,6 +88,7 @@ class PackConfig(_Frozen):
     vae: VaeConfig
     scheduler: SchedulerConfig = SchedulerConfig()
     context_frames: int = Field(default=64, ge=1)
+    shared_noise: float = Field(default=0.0, ge=0, le=1)  # of the starting noise, by variance
     max_pixels: int = Field(default=512 * 768, ge=1)  # of a frame whose size nobody chose
 
     @field_validator("controls", mode="before")

@@ -4,8 +4,8 @@
     video = vae.decode(latents)      # not clamped
 
 `mean` and `std` (one per latent channel) are buffers of the weights: `set_statistics` after training. A patch
-above 1 shuffles that many pixels a side into channels before the network and back after it; a latent patch does
-the same to its latents, so that the U-Net works on fewer cells.
+above 1 shuffles that many pixels a side into channels before the network and back after it; a latent patch
+does the same to its latents, so that the U-Net works on fewer cells.
 """
 
 from typing import Any
@@ -59,10 +59,9 @@ class VAE(nn.Module):
     def encode_raw(self, pictures: Tensor) -> Tensor:
         """n c h w in -1..1 -> the network's own latents n c h w; what a training of the autoencoder uses."""
         pictures = F.pixel_unshuffle(pictures, self.patch)
-        if self.tiny:
-            raw = self.vae.encoder(pictures)  # takes -1..1 and rescales inside
-        else:
-            raw = self.vae.encode(pictures).latent_dist.mode()
+        if self.tiny:  # takes -1..1 and rescales inside
+            return F.pixel_unshuffle(self.vae.encoder(pictures), self.latent_patch)
+        raw = self.vae.encode(pictures).latent_dist.mode()
         return F.pixel_unshuffle(raw, self.latent_patch)
 
     def decode_raw(self, raw: Tensor) -> Tensor:

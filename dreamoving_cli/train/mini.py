@@ -69,5 +69,6 @@ def mini_config() -> PackConfig:
             steps_offset=0,
         ),
         context_frames=64,
+        shared_noise=1.0,
         max_pixels=192 * 288,
     )
