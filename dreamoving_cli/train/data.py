@@ -67,29 +67,40 @@ class ClipStore:
             frames = self.array(seed, "frames")
             i, (height, width) = int(rng.integers(len(frames))), frames.shape[1:3]
             y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-            covered = np.argwhere(self.array(seed, "alpha")[i] > 128) if rng.random() < 0.7 else []
-            if len(covered):
+            covered = np.argwhere(self.array(seed, "alpha")[i] > 128)
+            if len(covered) and rng.random() < 0.7:
                 cy, cx = covered[int(rng.integers(len(covered)))]
-                y, x = int(np.clip(cy - side // 2, 0, height - side)), int(np.clip(cx - side // 2, 0, width - side))
+                y, x = (
+                    int(np.clip(cy - side // 2, 0, height - side)),
+                    int(np.clip(cx - side // 2, 0, width - side)),
+                )
             out.append(frames[i, y : y + side, x : x + side])
         return rearrange(torch.from_numpy(np.stack(out)), "b h w c -> b c h w").float() / 127.5 - 1
 
     def batch(self, rng: np.random.Generator, count: int, num_frames: int, stride: int = 1) -> Batch:
         """`count` runs of `num_frames` frames, all of one size."""
         sizes = list(self.buckets)
-        fits = {s: [c for c in self.buckets[s] if len(self.array(c, "frames")) >= num_frames * stride] for s in sizes}
+        fits = {
+            s: [c for c in self.buckets[s] if len(self.array(c, "frames")) >= num_frames * stride]
+            for s in sizes
+        }
         weights = np.array([len(fits[s]) for s in sizes], float)
         seeds = rng.choice(fits[sizes[int(rng.choice(len(sizes), p=weights / weights.sum()))]], count)
         starts = [int(rng.integers(len(self.array(s, "frames")) - num_frames * stride + 1)) for s in seeds]
         runs = [slice(a, a + num_frames * stride, stride) for a in starts]
 
         def stack(name: str) -> Tensor:
-            return torch.from_numpy(np.stack([self.array(s, name)[r] for s, r in zip(seeds, runs, strict=True)]))
+            return torch.from_numpy(
+                np.stack([self.array(s, name)[r] for s, r in zip(seeds, runs, strict=True)])
+            )
 
         depth = rearrange(stack("depth"), "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
         return Batch(
             latents=rearrange(stack("latents"), "b f c h w -> b c f h w").float(),
-            controls={"pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255, "depth": depth.float() / 255},
+            controls={
+                "pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255,
+                "depth": depth.float() / 255,
+            },
             pictures={kind: self._pictures(rng, seeds, kind) for kind in ("face", "cloth", "style")},
             captions=[self._caption(rng, s) for s in seeds],
             facts=self._facts(seeds),
@@ -131,6 +142,7 @@ class ClipStore:
 
         return {
             "skin": colors("skin"), "hair": colors("hair"), "cloth_color": colors("cloth_color"),
-            "hair_style": classes("hair_style", HAIR_STYLES), "cloth_pattern": classes("cloth_pattern", PATTERNS),
+            "hair_style": classes("hair_style", HAIR_STYLES),
+            "cloth_pattern": classes("cloth_pattern", PATTERNS),
             "cloth_cut": classes("cloth_cut", TOPS + BOTTOMS),
         }  # fmt: skip

@@ -1,6 +1,6 @@
-"""Procedural garments: cuts, colours, patterns; worn on a body and as product pictures on plain or busy grounds.
+"""Procedural garments: cuts, colours, patterns; worn on a body and as product pictures on any ground.
 
-A garment has one coordinate system for both: u across the chest (-1 .. 1 from side to side), v up (0 hem, 1 shoulder).
+A garment has one coordinate system for both: u across the chest (-1 .. 1), v up (0 hem, 1 shoulder).
 """
 
 from dataclasses import dataclass
@@ -50,11 +50,13 @@ def random_garment(rng: np.random.Generator, cuts: tuple[str, ...] = TOPS) -> Ga
     sleeve = {"tank": 0.0, "t-shirt": rng.uniform(0.22, 0.45)}.get(cut, rng.uniform(0.85, 0.97))
     plain = rng.random() < (0.75 if cut in ("shorts", "trousers", "skirt") else 0.4)
     pattern = "plain" if plain else str(rng.choice(PATTERNS[1:]))
-    return Garment(cut, pattern, name, color, second, rng.uniform(3, 8), float(sleeve), int(rng.integers(2**31)))
+    return Garment(
+        cut, pattern, name, color, second, rng.uniform(3, 8), float(sleeve), int(rng.integers(2**31))
+    )
 
 
 def paint(garment: Garment, u: np.ndarray, v: np.ndarray, front: np.ndarray) -> np.ndarray:
-    """Albedo of the cloth, sRGB 0..1 `... 3`, at garment coordinates; `front` 1 on the chest side, 0 on the back."""
+    """Albedo of the cloth, sRGB 0..1 `... 3`, at garment coordinates; `front` 1 chest, 0 back."""
     s, kind = garment.scale, garment.pattern
     rng = np.random.default_rng(garment.seed)
     if kind == "stripes":
@@ -70,7 +72,11 @@ def paint(garment: Garment, u: np.ndarray, v: np.ndarray, front: np.ndarray) -> 
     elif kind == "print":
         cv, size = rng.uniform(0.5, 0.68), rng.uniform(0.16, 0.34)
         x, y = u / (size * 1.6), (v - cv) / size
-        shape = [np.hypot(x, y) < 1, np.maximum(abs(x), abs(y)) < 0.9, (abs(x) < 1.2) & ((y * 2.4) % 1 < 0.55) & (abs(y) < 0.8)]
+        shape = [
+            np.hypot(x, y) < 1,
+            np.maximum(abs(x), abs(y)) < 0.9,
+            (abs(x) < 1.2) & ((y * 2.4) % 1 < 0.55) & (abs(y) < 0.8),
+        ]
         mask = shape[int(rng.integers(3))] & (front > 0.5)
     else:
         mask = np.zeros(u.shape, bool)
@@ -90,7 +96,14 @@ def outline(garment: Garment, rng: np.random.Generator) -> list[np.ndarray]:
     neck, drop, flare = rng.uniform(0.22, 0.4), rng.uniform(0.02, 0.16), rng.uniform(-0.08, 0.12)
     if garment.cut in BOTTOMS:
         return _outline_bottom(garment, rng)
-    torso = [(-neck, 1), (-0.2 * neck, 1 - drop), (0.2 * neck, 1 - drop), (neck, 1), (0.95, 0.93), (0.86, 0.7)]
+    torso = [
+        (-neck, 1),
+        (-0.2 * neck, 1 - drop),
+        (0.2 * neck, 1 - drop),
+        (neck, 1),
+        (0.95, 0.93),
+        (0.86, 0.7),
+    ]
     torso += [(0.85 + flare, 0), (-0.85 - flare, 0), (-0.86, 0.7), (-0.95, 0.93)]
     if garment.sleeve < 0.05:
         torso[4:6] = [(0.66, 0.97), (0.7, 0.68)]
@@ -99,7 +112,8 @@ def outline(garment: Garment, rng: np.random.Generator) -> list[np.ndarray]:
     angle, length, cuff = rng.uniform(0.15, 1.1), 1.0 * garment.sleeve + 0.12, rng.uniform(0.16, 0.24)
     out = np.array([np.sin(angle) * length * 1.5, -np.cos(angle) * length])
     side = np.array([np.cos(angle) * cuff * 1.5, np.sin(angle) * cuff])
-    arm = np.array([[0.8, 0.95], [0.95, 0.93], [0.9, 0.93] + out + side, [0.8, 0.8] + out - side * 0.4, [0.8, 0.62]])
+    cuffs = np.array([[0.9, 0.93], [0.8, 0.8]]) + out + np.array([side, -0.4 * side])
+    arm = np.array([[0.8, 0.95], [0.95, 0.93], *cuffs, [0.8, 0.62]])
     return [np.array(torso), arm, arm * [-1, 1]]
 
 
@@ -108,7 +122,18 @@ def _outline_bottom(garment: Garment, rng: np.random.Generator) -> list[np.ndarr
     if garment.cut in ("skirt", "dress"):
         top = 0.62 if garment.cut == "dress" else 1.0
         skirt = np.array([(-0.5, top), (0.5, top), (0.6 + flare, 0), (-0.6 - flare, 0)])
-        bodice = np.array([(-0.3, 1), (-0.15, 0.93), (0.15, 0.93), (0.3, 1), (0.5, 0.95), (0.5, 0.6), (-0.5, 0.6), (-0.5, 0.95)])
+        bodice = np.array(
+            [
+                (-0.3, 1),
+                (-0.15, 0.93),
+                (0.15, 0.93),
+                (0.3, 1),
+                (0.5, 0.95),
+                (0.5, 0.6),
+                (-0.5, 0.6),
+                (-0.5, 0.95),
+            ]
+        )
         return [skirt, bodice] if garment.cut == "dress" else [skirt]
     leg = np.array([(0, 1), (0.6, 1), (0.65, 0), (0.15, 0), (0.0, 0.7)])
     return [leg, leg * [-1, 1]]

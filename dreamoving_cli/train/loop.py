@@ -1,6 +1,6 @@
 """One training loop for every stage: data-parallel worker processes, EMA, resumable checkpoints, export.
 
-Workers hold one thread each and average their gradients, which on a busy CPU beats one process with many threads.
+Workers hold one thread each and average their gradients, which on a busy CPU beats many threads.
 """
 
 import json
@@ -55,7 +55,7 @@ def settings(run: Run) -> Stage:
 
 
 def train(run: Run, config: PackConfig, tokenizer: Any = None) -> Path:
-    """Train one stage to its last step, resuming where a checkpoint is; returns the folder of the exported pack."""
+    """Train one stage to its last step, from its checkpoint if there is one; where the exported pack is."""
     run.out.mkdir(parents=True, exist_ok=True)
     if run.init is None and tokenizer is None:
         raise UsageError("nothing to start from", "Give a pack to --init, or a tokenizer.")
@@ -114,12 +114,14 @@ class Trainer:
         self.saved_at, self.started, self.losses = time.monotonic(), time.monotonic(), [0.0]
 
     def loss(self) -> Tensor:
-        """The loss of this worker's share of the step's batch; what is drawn depends on (seed, step, rank) alone."""
+        """The loss of this worker's share of the step's batch; drawn from (seed, step, rank) alone."""
         rng = np.random.default_rng((self.run.seed, self.step, self.rank))
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         count = max(self.stage.batch // self.run.workers, 1)
         if self.stage.data == "crop":
-            return reconstruction_loss(self.pack, self.store.crops(rng, count, side=64), generator, self.stage.sharpness)
+            return reconstruction_loss(
+                self.pack, self.store.crops(rng, count, side=64), generator, self.stage.sharpness
+            )
         batch = self.store.batch(rng, count, self.stage.frames)
         return noise_loss(self.pack, batch, generator, self.stage, self.facts, self.alphas)
 
@@ -152,7 +154,11 @@ class Trainer:
     def log(self) -> None:
         """A line every 50 steps, a checkpoint now and then."""
         if self.step % 50 == 0:
-            line = {"step": self.step, "loss": round(float(np.mean(self.losses[-50:])), 5), "s": round(time.monotonic() - self.started, 1)}
+            line = {
+                "step": self.step,
+                "loss": round(float(np.mean(self.losses[-50:])), 5),
+                "s": round(time.monotonic() - self.started, 1),
+            }
             with (self.run.out / "log.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
             del self.losses[:-50]
@@ -193,8 +199,8 @@ class Trainer:
         save_pack(self.pack, self.run.out / "pack")
 
 
-def flat_gradient(parameters: list[torch.nn.Parameter]) -> Tensor:
-    """One vector that holds all gradients: each parameter's `grad` is a view of it, in the parameter's own layout.
+def flat_gradient(parameters: list[Tensor]) -> Tensor:
+    """One vector that holds all gradients: each `grad` is a view of it, in its parameter's layout.
 
     The fused optimizer walks memory, so a gradient of another layout would be paired with the wrong weights.
     """

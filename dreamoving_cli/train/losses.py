@@ -1,6 +1,6 @@
 """What each kind of stage minimizes."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,18 +18,22 @@ UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # the same for a whole batch
 SHARED_NOISE = 0.5  # variance share of the noise that all frames of a clip have in common
 
 
-def reconstruction_loss(pack: Pack, pictures: Tensor, generator: torch.Generator, sharpness: float = 0.0) -> Tensor:
-    """Autoencoder: absolute error of pixels and of their gradients; latents kept near unit size. pictures: n 3 h w."""
+def reconstruction_loss(
+    pack: Pack, pictures: Tensor, generator: torch.Generator, sharpness: float = 0.0
+) -> Tensor:
+    """Autoencoder: absolute error of pixels and of their gradients; latents kept small. pictures: n 3 h w."""
     raw = pack.vae.encode_raw(pictures)
     noise = torch.randn(raw.shape, generator=generator) * LATENT_NOISE
     out = pack.vae.decode_raw(raw + noise)
     edges = sum((o.diff(dim=d) - p.diff(dim=d)).abs().mean() for d in (-1, -2) for o, p in ((out, pictures),))
-    loss = (out - pictures).abs().mean() + 0.5 * F.mse_loss(out, pictures) + edges + 1e-3 * raw.square().mean()
+    loss = (
+        (out - pictures).abs().mean() + 0.5 * F.mse_loss(out, pictures) + edges + 1e-3 * raw.square().mean()
+    )
     return loss + sharpness * sharpness_loss(out, pictures) if sharpness else loss
 
 
 def sharpness_loss(out: Tensor, pictures: Tensor) -> Tensor:
-    """How far the local contrast of `out` is from that of `pictures`, n c h w: blur costs, wherever the edges lie."""
+    """How far the local contrast of `out` is from that of `pictures`, n c h w: blur costs, wherever it is."""
     return (_contrast(out).log() - _contrast(pictures).log()).abs().mean()
 
 
@@ -40,13 +44,20 @@ def _contrast(pictures: Tensor) -> Tensor:
 
 
 class Facts(nn.Module):
-    """Heads that read colors and classes off the image tokens; they only speed up training and are not kept."""
+    """Heads that read colors and classes off the image tokens; they speed up training and are not kept."""
 
-    SIZES = {"face": {"skin": 3, "hair": 3, "hair_style": 4}, "cloth": {"cloth_color": 3, "cloth_pattern": 7, "cloth_cut": 8}}
+    SIZES: ClassVar[dict[str, dict[str, int]]] = {
+        "face": {"skin": 3, "hair": 3, "hair_style": 4},
+        "cloth": {"cloth_color": 3, "cloth_pattern": 7, "cloth_cut": 8},
+    }
 
     def __init__(self, width: int, tokens: int) -> None:
         super().__init__()
-        heads = {name: nn.Linear(width * tokens, size) for sizes in self.SIZES.values() for name, size in sizes.items()}
+        heads = {
+            name: nn.Linear(width * tokens, size)
+            for sizes in self.SIZES.values()
+            for name, size in sizes.items()
+        }
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, kind: str, tokens: Tensor, facts: dict[str, Tensor]) -> Tensor:
@@ -55,7 +66,9 @@ class Facts(nn.Module):
         for name, size in self.SIZES[kind].items():
             told = self.heads[name](rearrange(tokens, "b l d -> b (l d)"))
             truth = facts[name]
-            total = total + (F.l1_loss(torch.sigmoid(told), truth) * 3 if size == 3 else 0.2 * F.cross_entropy(told, truth))
+            total = total + (
+                F.l1_loss(torch.sigmoid(told), truth) * 3 if size == 3 else 0.2 * F.cross_entropy(told, truth)
+            )
         return total
 
 
@@ -64,7 +77,8 @@ def snr_schedule(pack: Pack) -> Tensor:
     from diffusers import DDIMScheduler
 
     wanted = pack.config.scheduler.model_dump(exclude={"clip_sample", "steps_offset"})
-    return DDIMScheduler(clip_sample=False, **wanted).alphas_cumprod
+    scheduler: Any = DDIMScheduler(clip_sample=False, **wanted)
+    return scheduler.alphas_cumprod
 
 
 def clip_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -76,8 +90,10 @@ def clip_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return SHARED_NOISE**0.5 * common + (1 - SHARED_NOISE) ** 0.5 * own
 
 
-def image_prompts(pack: Pack, batch: Batch, dropped: Tensor, facts: Facts | None, generator: torch.Generator) -> tuple[list[list[Any]], Tensor]:
-    """Keys of face, cloth and style for every cross-attention, with strengths b 1 1 1, and the loss of `facts`."""
+def image_prompts(
+    pack: Pack, batch: Batch, dropped: Tensor, facts: Facts | None, generator: torch.Generator
+) -> tuple[list[list[Any]], Tensor]:
+    """Keys of face, cloth and style for every cross-attention, strengths b 1 1 1, and the loss of `facts`."""
     kinds, extra = [], torch.zeros(())
     for kind, pixels in batch.pictures.items():
         if float(torch.rand((), generator=generator)) < UNUSED[kind]:
@@ -86,14 +102,18 @@ def image_prompts(pack: Pack, batch: Batch, dropped: Tensor, facts: Facts | None
         kept = pixels * rearrange(1 - dropped, "b -> b 1 1 1")  # all zero means "no picture"
         tokens = pack.guider.tokens(kind, pack.image_features(kept))
         if facts is not None and kind in Facts.SIZES:
-            extra = extra + facts(kind, tokens[dropped == 0], {k: v[dropped == 0] for k, v in batch.facts.items()})
+            extra = extra + facts(
+                kind, tokens[dropped == 0], {k: v[dropped == 0] for k, v in batch.facts.items()}
+            )
         strength = rearrange(torch.maximum(present, dropped), "b -> b 1 1 1")
         kinds.append([(k, v, strength) for k, v in pack.guider.keys(kind, tokens)])
     return kinds, extra
 
 
-def noise_loss(pack: Pack, batch: Batch, generator: torch.Generator, settings: Any, facts: Facts | None, alphas: Tensor) -> Tensor:
-    """Denoising loss of a batch under the stage's settings: prompts dropped, controls chosen, motion on or off."""
+def noise_loss(
+    pack: Pack, batch: Batch, generator: torch.Generator, settings: Any, facts: Facts | None, alphas: Tensor
+) -> Tensor:
+    """Denoising loss of a batch under the stage's settings: prompts dropped, controls chosen."""
     count = len(batch.latents)
     t = torch.randint(0, len(alphas), (count,), generator=generator)
     noise = clip_noise(tuple(batch.latents.shape), generator)
@@ -108,11 +128,15 @@ def noise_loss(pack: Pack, batch: Batch, generator: torch.Generator, settings: A
         prompts = [list(p) + [keys[i] for keys in images] for i, p in enumerate(prompts)]
     residuals = control_residuals(pack, batch, x, t, text, settings, generator)
     guess = pack.unet(x, t, prompts, residuals, use_motion=settings.motion)
-    wanted = a * noise - s * batch.latents if pack.config.scheduler.prediction_type == "v_prediction" else noise
+    wanted = (
+        a * noise - s * batch.latents if pack.config.scheduler.prediction_type == "v_prediction" else noise
+    )
     return F.mse_loss(guess, wanted) + 0.3 * extra
 
 
-def control_residuals(pack: Pack, batch: Batch, x: Tensor, t: Tensor, text: Tensor, settings: Any, generator: torch.Generator) -> list[Tensor] | None:
+def control_residuals(
+    pack: Pack, batch: Batch, x: Tensor, t: Tensor, text: Tensor, settings: Any, generator: torch.Generator
+) -> list[Tensor] | None:
     """Residuals of the controls drawn for this batch: pose alone, depth alone, both, or (rarely) none."""
     draw = float(torch.rand((), generator=generator))
     if not settings.controls or draw > 0.97:
@@ -124,5 +148,3 @@ def control_residuals(pack: Pack, batch: Batch, x: Tensor, t: Tensor, text: Tens
         keys = [[(k, v, 1.0)] for k, v in net.text_keys(text)]
         every.append(net(x, t, keys, net.embed_control(batch.controls[kind]), use_motion=settings.motion))
     return add_residuals(every)
-
-

@@ -9,9 +9,13 @@ CROSS = 128
 
 
 def mini_config() -> PackConfig:
-    """16 pixels a latent cell, 32 latent channels, two levels, pose and depth, three kinds of image prompt."""
+    """16 pixels a latent cell, 32 latent channels, two levels, two controls, three image prompts."""
     plus = {"projection": "plus", "tokens": 6, "depth": 1, "dim_head": 32, "heads": 4, "ff_mult": 2}
-    hint = {"conditioning_channels": 48, "conditioning_embedding_out_channels": [24, 32, 64], "mid_block_type": "UNetMidBlock2D"}
+    hint = {
+        "conditioning_channels": 48,
+        "conditioning_embedding_out_channels": [24, 32, 64],
+        "mid_block_type": "UNetMidBlock2D",
+    }
     return PackConfig(
         name="mini",
         unet={

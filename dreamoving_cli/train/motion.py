@@ -37,13 +37,17 @@ def random_arm(rng: np.random.Generator, side: float, energy: float) -> tuple[np
     else:
         upper = direction(rng.uniform(-1.3, 0.2 + 1.2 * energy), rng.uniform(-0.3, 1.9), side)
     bend = rng.uniform(0.05, 2.3) * rng.choice([0.4, 1.0])
-    inward = FRONT * rng.uniform(0.2, 1.0) - side * LEFT * rng.uniform(-0.6, 1.0) + UP * rng.uniform(-0.6, 1.2)
+    inward = (
+        FRONT * rng.uniform(0.2, 1.0) - side * LEFT * rng.uniform(-0.6, 1.0) + UP * rng.uniform(-0.6, 1.2)
+    )
     inward = inward - (inward @ upper) * upper
     inward /= np.linalg.norm(inward) + 1e-9
     return upper, np.cos(bend) * upper + np.sin(bend) * inward
 
 
-def random_leg(rng: np.random.Generator, side: float, energy: float, squat: float) -> tuple[np.ndarray, np.ndarray]:
+def random_leg(
+    rng: np.random.Generator, side: float, energy: float, squat: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Thigh and shin directions in the pelvis' frame; `squat` bends both legs, 0..1."""
     forward = squat * rng.uniform(0.3, 0.9) + max(0.0, rng.normal(0, 0.22 * energy))
     outward = abs(rng.normal(0.06, 0.12 + 0.25 * squat))
@@ -76,7 +80,9 @@ def mirror(key: Key) -> Key:
     flip = np.array([-1.0, 1.0, 1.0])
     other = {"L": "R", "R": "L"}
     limbs = {f"{n[:-1]}{other[n[-1]]}": v * flip for n, v in key.limbs.items()}
-    return Key(limbs, key.lean * [1, -1, -1], key.nod * [1, -1, -1], -key.turn, key.step * [-1, 1], key.curl[::-1])
+    return Key(
+        limbs, key.lean * [1, -1, -1], key.nod * [1, -1, -1], -key.turn, key.step * [-1, 1], key.curl[::-1]
+    )
 
 
 def _blend(a: Key, b: Key, s: float) -> Key:
@@ -112,7 +118,9 @@ def dance(rng: np.random.Generator, num_frames: int, fps: float) -> list[Pose]:
     spin = rng.uniform(1.0, 3.0) * rng.choice([-1, 1]) if rng.random() < 0.08 else 0.0
     keys = [random_key(rng, energy, turning)]
     for _ in range(int(num_frames / fps / beat) + 3):
-        keys.append(mirror(keys[-2]) if len(keys) > 1 and rng.random() < 0.35 else random_key(rng, energy, turning))
+        keys.append(
+            mirror(keys[-2]) if len(keys) > 1 and rng.random() < 0.35 else random_key(rng, energy, turning)
+        )
     phase, hop = rng.random(), rng.choice([0.0, 0.02, 0.05])
     poses = []
     for i in range(num_frames):

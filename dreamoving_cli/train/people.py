@@ -1,4 +1,4 @@
-"""Synthetic people: a look (body, skin, hair, clothes), a pose, a camera -> picture, exact depth and 134 keypoints."""
+"""Synthetic people: a look (body, skin, hair, clothes), a pose, a camera -> picture, depth, 134 keypoints."""
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -11,7 +11,13 @@ from dreamoving_cli.train.garments import BOTTOMS, Garment, paint, random_garmen
 from dreamoving_cli.train.raster import rasterize, vertex_normals
 
 OVERSAMPLE = 2  # samples a pixel, each side
-HAIR = {"black": (24, 20, 20), "brown": (78, 48, 30), "blond": (214, 176, 108), "red": (152, 66, 32), "gray": (158, 156, 154)}
+HAIR = {
+    "black": (24, 20, 20),
+    "brown": (78, 48, 30),
+    "blond": (214, 176, 108),
+    "red": (152, 66, 32),
+    "gray": (158, 156, 154),
+}
 SKIN = {"light": (242, 208, 186), "tan": (214, 164, 128), "brown": (158, 106, 76), "dark": (96, 62, 46)}
 HAIR_STYLES = ("bald", "short", "bob", "long")
 
@@ -51,7 +57,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Shot:
-    """One rendered frame: color and alpha premultiplied `h w 4` float, depth `h w` m (inf = empty), keypoints 134."""
+    """One rendered frame: color and alpha premultiplied `h w 4` float, depth `h w` m (inf = empty)."""
 
     color: np.ndarray
     depth: np.ndarray
@@ -62,7 +68,9 @@ class Shot:
 def shade_of(rng: np.random.Generator, table: dict[str, tuple[int, int, int]]) -> tuple[str, np.ndarray]:
     """A name and a variation of its color, sRGB 0..1."""
     name = str(rng.choice(list(table)))
-    return name, np.clip(np.array(table[name]) / 255 * rng.uniform(0.88, 1.1) + rng.normal(0, 0.012, 3), 0.03, 0.97)
+    return name, np.clip(
+        np.array(table[name]) / 255 * rng.uniform(0.88, 1.1) + rng.normal(0, 0.012, 3), 0.03, 0.97
+    )
 
 
 def random_look(rng: np.random.Generator) -> Look:
@@ -77,7 +85,8 @@ def random_look(rng: np.random.Generator) -> Look:
         body=body, skin_name=skin_name, skin=skin, hair_name=hair_name, hair=hair,
         hair_style=str(rng.choice(HAIR_STYLES, p=weights)),
         eyes=np.array([(70, 45, 28), (60, 100, 140), (70, 110, 70)])[int(rng.integers(3))] / 255,
-        top=random_garment(rng), bottom=bottom, shoes=rng.choice([0.08, 0.3, 0.6, 0.92]) + rng.normal(0, 0.03, 3),
+        top=random_garment(rng), bottom=bottom,
+        shoes=rng.choice([0.08, 0.3, 0.6, 0.92]) + rng.normal(0, 0.03, 3),
         neckline=rng.uniform(-0.02, 0.07), hem=rng.uniform(0.03, 0.2), looseness=rng.uniform(0.004, 0.028),
         light=light / np.linalg.norm(light), ambient=rng.uniform(0.45, 0.75), seed=int(rng.integers(2**31)),
     )  # fmt: skip
@@ -88,7 +97,11 @@ def anatomy() -> dict[str, np.ndarray]:
     """Per-vertex coordinates of the template that clothes and hair are cut by."""
     b = load_bodies()
     heads = b.heads.mean(0)
-    arm_bones = [i for n, i in b.bones.items() if n.startswith(("upperarm", "lowerarm", "wrist", "finger", "metacarpal"))]
+    arm_bones = [
+        i
+        for n, i in b.bones.items()
+        if n.startswith(("upperarm", "lowerarm", "wrist", "finger", "metacarpal"))
+    ]
     head_bones = [b.bones["head"], b.bones["eye.L"], b.bones["eye.R"]]
     arm = np.where(np.isin(b.skin_bones, arm_bones), b.skin_weights, 0).sum(1)
     head = np.where(np.isin(b.skin_bones, head_bones), b.skin_weights, 0).sum(1)
@@ -99,12 +112,22 @@ def anatomy() -> dict[str, np.ndarray]:
     along = ((mirrored - shoulder) @ upper / np.linalg.norm(upper)) / total
     beyond = ((mirrored - elbow) @ lower / np.linalg.norm(lower) + np.linalg.norm(upper)) / total
     sleeve = np.where(along * total > np.linalg.norm(upper), beyond, along)
-    z = {n: heads[b.bones[k]][2] for n, k in {"neck": "neck01", "hip": "upperleg01.L", "knee": "lowerleg01.L", "ankle": "foot.L", "eye": "eye.L", "waist": "spine03"}.items()}
-    return {"arm": arm, "head": head, "sleeve": sleeve, "levels": z, "eye": heads[b.bones["eye.L"]]}  # type: ignore[dict-item]
+    z = {
+        n: heads[b.bones[k]][2]
+        for n, k in {
+            "neck": "neck01",
+            "hip": "upperleg01.L",
+            "knee": "lowerleg01.L",
+            "ankle": "foot.L",
+            "eye": "eye.L",
+            "waist": "spine03",
+        }.items()
+    }
+    return {"arm": arm, "head": head, "sleeve": sleeve, "levels": z, "eye": heads[b.bones["eye.L"]]}
 
 
 def _scalp(points: np.ndarray, eye: np.ndarray, low: float) -> np.ndarray:
-    """True where hair grows, for template positions `... 3`; `low` = how far down the back of the head, metres."""
+    """True where hair grows, for template positions `... 3`; `low` = how far down the back, metres."""
     x, y, z = points[..., 0], points[..., 1] - eye[1], points[..., 2] - eye[2]
     front = z > 0.062 + 0.012 * np.cos(x * 40)
     side = (z > 0.02) & (y > 0.055)
@@ -124,7 +147,9 @@ def _dressed_shape(look: Look) -> np.ndarray:
     sleeve_end = look.top.sleeve if look.top.cut != "tank" else 0.0
     top = body & ~head & np.where(a["arm"] > 0.5, a["sleeve"] < sleeve_end, z > level["waist"] - look.hem)
     top &= z < level["neck"] - look.neckline
-    legs_to = {"shorts": level["knee"] + 0.08, "trousers": level["ankle"]}.get(look.bottom.cut, level["hip"] - 0.12)
+    legs_to = {"shorts": level["knee"] + 0.08, "trousers": level["ankle"]}.get(
+        look.bottom.cut, level["hip"] - 0.12
+    )
     bottom = body & (a["arm"] < 0.5) & (z < level["waist"]) & (z > legs_to) & ~top
     grow = np.zeros(len(rest), np.float32)
     grow[top] = 0.004 + look.looseness
@@ -155,7 +180,7 @@ def _faces_shown(look: Look) -> np.ndarray:
 
 
 def _attributes(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """What the shader reads at a pixel, `v 12`: template xyz, normal, part one-hot of 3, arm, sleeve, lips."""
+    """What the shader reads at a pixel, `v 12`: template xyz, normal, eye, skirt, hair, arm, sleeve, lips."""
     b, a = load_bodies(), anatomy()
     part = np.stack([(b.part == 1) | (b.part == 2), b.part == 3, b.part == 4], 1)
     rest = np.stack([a["arm"], a["sleeve"], b.lips], 1)
@@ -167,14 +192,28 @@ def _albedo(look: Look, at: np.ndarray) -> np.ndarray:
     a = anatomy()
     level, eye = a["levels"], a["eye"]
     x, y, z = at[:, 0], at[:, 1], at[:, 2]
-    is_eye, is_skirt, is_hair, arm, sleeve, lips = at[:, 6], at[:, 7], at[:, 8], at[:, 9], at[:, 10], at[:, 11]
+    is_eye, is_skirt, is_hair, arm, sleeve, lips = (
+        at[:, 6],
+        at[:, 7],
+        at[:, 8],
+        at[:, 9],
+        at[:, 10],
+        at[:, 11],
+    )
     on_arm, head = arm > 0.5, z > level["neck"] + 0.03
     color = np.broadcast_to(look.skin, (len(at), 3)).copy()
 
     blush = np.clip(1 - np.hypot(abs(x) - 0.045, z - eye[2] + 0.045) / 0.03, 0, 1) * head
     color *= 1 - 0.08 * blush[:, None] * [0, 1, 1]
-    color = np.where((lips > 0.35)[:, None] & head[:, None], look.skin * [0.86, 0.5, 0.5] + [0.06, 0, 0.01], color)
-    brow = head & (abs(z - eye[2] - 0.024 - 0.004 * np.cos((abs(x) - 0.032) * 60)) < 0.0045) & (abs(abs(x) - 0.034) < 0.022) & (y < eye[1] + 0.03)
+    color = np.where(
+        (lips > 0.35)[:, None] & head[:, None], look.skin * [0.86, 0.5, 0.5] + [0.06, 0, 0.01], color
+    )
+    brow = (
+        head
+        & (abs(z - eye[2] - 0.024 - 0.004 * np.cos((abs(x) - 0.032) * 60)) < 0.0045)
+        & (abs(abs(x) - 0.034) < 0.022)
+        & (y < eye[1] + 0.03)
+    )
     color = np.where(brow[:, None], look.hair * 0.6, color)
     if look.hair_style != "bald":
         scalp = head & ~on_arm & (is_eye < 0.5) & _scalp(at[:, :3], eye, -0.06)
@@ -187,17 +226,28 @@ def _albedo(look: Look, at: np.ndarray) -> np.ndarray:
     v = np.where(on_arm, 0.93 - 0.9 * sleeve, (z - top_length) / (level["neck"] - 0.02 - top_length))
     u = np.where(on_arm, 1.0 + sleeve, x / 0.2)
     cloth = paint(look.top, u, v, ((y < 0.02) & ~on_arm).astype(np.float32))
-    covered = np.where(on_arm, sleeve < look.top.sleeve, (z > top_length) & (z < level["neck"] - look.neckline - 0.25 * np.maximum(0, 0.05 - abs(x)) * (y < 0)))
+    covered = np.where(
+        on_arm,
+        sleeve < look.top.sleeve,
+        (z > top_length)
+        & (z < level["neck"] - look.neckline - 0.25 * np.maximum(0, 0.05 - abs(x)) * (y < 0)),
+    )
     if look.top.cut == "tank":
         covered &= ~on_arm & (abs(x) < 0.155)
-    legs_to = {"shorts": level["knee"] + 0.08, "trousers": level["ankle"] + 0.01}.get(look.bottom.cut, level["hip"] - 0.1)
+    legs_to = {"shorts": level["knee"] + 0.08, "trousers": level["ankle"] + 0.01}.get(
+        look.bottom.cut, level["hip"] - 0.1
+    )
     v2 = (z - level["ankle"]) / (level["waist"] - level["ankle"])
     lower = paint(look.bottom, x / 0.2, v2 * 1.5, (y < 0).astype(np.float32))
     body = (is_eye < 0.5) & (is_hair < 0.5) & ~head
     wears_lower = body & ~on_arm & (z < level["waist"] + 0.02) & (z > legs_to)
     color = np.where((wears_lower | (is_skirt > 0.5))[:, None], lower, color)
-    color = np.where((body & covered & (is_skirt < 0.5))[:, None], lower if look.bottom.cut == "dress" else cloth, color)
-    color = np.where((body & (z < level["ankle"] + 0.005) & ~on_arm)[:, None], np.clip(look.shoes, 0.03, 0.97), color)
+    color = np.where(
+        (body & covered & (is_skirt < 0.5))[:, None], lower if look.bottom.cut == "dress" else cloth, color
+    )
+    color = np.where(
+        (body & (z < level["ankle"] + 0.005) & ~on_arm)[:, None], np.clip(look.shoes, 0.03, 0.97), color
+    )
     return np.where((is_hair > 0.5)[:, None], look.hair, color)
 
 
@@ -206,7 +256,9 @@ def _lit(look: Look, albedo: np.ndarray, at: np.ndarray) -> np.ndarray:
     normal = at[:, 3:6] / (np.linalg.norm(at[:, 3:6], axis=1, keepdims=True) + 1e-6)
     wrap = np.clip(0.5 + 0.5 * normal @ look.light, 0, 1) ** 1.5
     k = look.seed % 97 / 10
-    folds = 1 + 0.045 * np.sin(at[:, 2] * 60 + 3 * np.sin(at[:, 0] * 25 + k)) * (at[:, 2] < anatomy()["levels"]["neck"])
+    folds = 1 + 0.045 * np.sin(at[:, 2] * 60 + 3 * np.sin(at[:, 0] * 25 + k)) * (
+        at[:, 2] < anatomy()["levels"]["neck"]
+    )
     half = look.light + np.array([0, -1, 0])
     sheen = 0.1 * np.clip(normal @ (half / np.linalg.norm(half)), 0, 1) ** 24
     return albedo * ((look.ambient + (1.12 - look.ambient) * wrap) * folds)[:, None] + sheen[:, None]
@@ -227,25 +279,30 @@ def shoot(look: Look, pose: Pose, camera: Camera, height: int, width: int) -> Sh
     vertices, starts = pose_body(look.body, pose, _dressed_shape(look))
     screen = project(camera, vertices, height * OVERSAMPLE, width * OVERSAMPLE)
     faces = _faces_shown(look)
-    depth, index, attributes = rasterize(screen, faces, _attributes(vertices, faces), height * OVERSAMPLE, width * OVERSAMPLE)
+    depth, index, attributes = rasterize(
+        screen, faces, _attributes(vertices, faces), height * OVERSAMPLE, width * OVERSAMPLE
+    )
     hit = index >= 0
     color = np.zeros((*index.shape, 4), np.float32)
     at = attributes[hit]
     color[hit] = np.concatenate([np.clip(_lit(look, _albedo(look, at), at), 0, 1), np.ones((len(at), 1))], 1)
     color = cv2.resize(color, (width, height), interpolation=cv2.INTER_AREA)
-    depth = np.minimum.reduce([depth[i::OVERSAMPLE, j::OVERSAMPLE] for i in range(OVERSAMPLE) for j in range(OVERSAMPLE)])
+    depth = np.minimum.reduce(
+        [depth[i::OVERSAMPLE, j::OVERSAMPLE] for i in range(OVERSAMPLE) for j in range(OVERSAMPLE)]
+    )
     points, scores = keypoints(b, vertices, starts, pose, camera, height, width)
     return Shot(color, depth, points, scores)
 
 
-BODY_18 = ("nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+BODY_18 = ("nose", "neck", "right_shoulder", "right_elbow", "right_wrist",
+           "left_shoulder", "left_elbow", "left_wrist",
            "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
            "right_eye", "left_eye", "right_ear", "left_ear")  # fmt: skip
 FEET_6 = ("left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel")
 
 
 def hand_points(b: Bodies, starts: np.ndarray, side: str) -> np.ndarray:
-    """21 points of one hand in OpenPose order, `21 3`; a tip lies nine tenths of a joint beyond the last joint."""
+    """21 points of one hand in OpenPose order, `21 3`; a tip lies 0.9 joints beyond the last joint."""
     at = {name: starts[i] for name, i in b.bones.items() if name.endswith(f".{side}")}
     points = [at[f"wrist.{side}"]]
     for finger in range(1, 6):
@@ -254,13 +311,23 @@ def hand_points(b: Bodies, starts: np.ndarray, side: str) -> np.ndarray:
     return np.array(points)
 
 
-def keypoints(b: Bodies, vertices: np.ndarray, starts: np.ndarray, pose: Pose, camera: Camera, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def keypoints(
+    b: Bodies, vertices: np.ndarray, starts: np.ndarray, pose: Pose, camera: Camera, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The 134 points of DWPose in pixels `134 2` and scores `134`; a face turned away has none."""
     regressed = np.einsum("ks,ksd->kd", b.keypoint_weights, vertices[b.keypoint_vertices])
     of = {name: regressed[i] for name, i in b.keypoints.items()}
     of["neck"] = (of["left_shoulder"] + of["right_shoulder"]) / 2
     face = vertices[b.face_landmarks]
-    world = np.concatenate([[of[n] for n in BODY_18], [of[n] for n in FEET_6], face, hand_points(b, starts, "L"), hand_points(b, starts, "R")])
+    world = np.concatenate(
+        [
+            [of[n] for n in BODY_18],
+            [of[n] for n in FEET_6],
+            face,
+            hand_points(b, starts, "L"),
+            hand_points(b, starts, "R"),
+        ]
+    )
     points = project(camera, world, height, width)[:, :2]
     scores = np.ones(134, np.float32)
     forward = pose.head @ np.array([0.0, -1.0, 0.0])

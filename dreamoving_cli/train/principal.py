@@ -1,7 +1,7 @@
 """A head start for a patch autoencoder: at step 0 it keeps the principal components of its patches.
 
-Without it, the first thousands of steps go into finding that linear code (measured: 25 dB after 3,500 steps from
-random weights; 28 dB at step 0 from components). A code passes the networks' ReLUs as a pair of channels, +c and -c.
+Without it, the first thousands of steps go into finding that linear code (docs/log.md has the figures).
+A code passes the networks' ReLUs as a pair of channels, +c and -c.
 """
 
 import torch
@@ -29,7 +29,9 @@ def start_from_components(vae: VAE, pictures: Tensor) -> None:
     count = encoder[-1].out_channels
     mean, directions = components((patches + 1) / 2, count)
     codes = (((patches + 1) / 2) - mean) @ directions.T
-    scale = CODE_STD / codes.std(0).max() * (codes.std(0).max() / codes.std(0)) ** 0.5  # later channels are lifted
+    scale = (
+        CODE_STD / codes.std(0).max() * (codes.std(0).max() / codes.std(0)) ** 0.5
+    )  # later channels are lifted
     for layers in (encoder, decoder):
         for block in layers:
             if hasattr(block, "conv"):
@@ -46,6 +48,7 @@ def start_from_components(vae: VAE, pictures: Tensor) -> None:
 def _set_pair(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> None:
     """The first channels become +rows and -rows of the center pixel; rows `k d`."""
     count = len(rows)
+    assert conv.bias is not None
     conv.weight.mul_(QUIET)
     for sign, at in ((1.0, 0), (-1.0, count)):
         conv.weight[at : at + count] = 0
@@ -56,6 +59,7 @@ def _set_pair(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> None:
 def _set_join(conv: nn.Conv2d, columns: Tensor, bias: Tensor) -> None:
     """The output is columns x (channel +i minus channel -i); columns `o k`."""
     count = columns.shape[1]
+    assert conv.bias is not None
     conv.weight.mul_(QUIET)
     conv.weight[:, : 2 * count] = 0
     conv.weight[:, :count, 1, 1] = columns

@@ -1,4 +1,4 @@
-"""A small z-buffer: triangles in, per-pixel attributes out (numba, one core, about 30 frames/s at 384x576)."""
+"""A small z-buffer: triangles in, per-pixel attributes out (numba, on one core)."""
 
 import numpy as np
 from numba import njit
@@ -24,8 +24,10 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, fastmath=True)
-def skin(rest: np.ndarray, weights: np.ndarray, bones: np.ndarray, rotations: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Linear blend skinning: rest `v 3`, weights and bones `v k`, rotations `j 3 3`, offsets `j 3` -> `v 3`."""
+def skin(
+    rest: np.ndarray, weights: np.ndarray, bones: np.ndarray, rotations: np.ndarray, offsets: np.ndarray
+) -> np.ndarray:
+    """Linear blend skinning: rest `v 3`; weights, bones `v k`; rotations `j 3 3`; offsets `j 3` -> `v 3`."""
     out = np.zeros_like(rest)
     for i in range(rest.shape[0]):
         for k in range(weights.shape[1]):
@@ -42,7 +44,6 @@ def skin(rest: np.ndarray, weights: np.ndarray, bones: np.ndarray, rotations: np
     return out
 
 
-@njit(cache=True, fastmath=True)
 def rasterize(
     screen: np.ndarray, faces: np.ndarray, attributes: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -51,6 +52,15 @@ def rasterize(
     screen: float32 `v 3`, x and y in pixels, z the distance. attributes: float32 `v c`.
     Returns distance `h w` (inf where empty), triangle index `h w` (-1), attributes `h w c`.
     """
+    depth, index, weights = _nearest(screen, faces, height, width)
+    return depth, index, _interpolate(index, weights, faces, attributes)
+
+
+@njit(cache=True, fastmath=True)
+def _nearest(
+    screen: np.ndarray, faces: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The z-buffer: distance `h w`, triangle `h w`, weights of its second and third corner `h w 2`."""
     depth = np.full((height, width), np.float32(np.inf))
     index = np.full((height, width), -1, np.int32)
     weights = np.zeros((height, width, 2), np.float32)
@@ -84,6 +94,15 @@ def rasterize(
                     index[y, x] = t
                     weights[y, x, 0] = wb
                     weights[y, x, 1] = wc
+    return depth, index, weights
+
+
+@njit(cache=True, fastmath=True)
+def _interpolate(
+    index: np.ndarray, weights: np.ndarray, faces: np.ndarray, attributes: np.ndarray
+) -> np.ndarray:
+    """Attributes `h w c` of the triangles seen; 0 where there is none."""
+    height, width = index.shape
     out = np.zeros((height, width, attributes.shape[1]), np.float32)
     for y in range(height):
         for x in range(width):
@@ -94,4 +113,4 @@ def rasterize(
                 wa = 1.0 - wb - wc
                 for k in range(attributes.shape[1]):
                     out[y, x, k] = wa * attributes[a, k] + wb * attributes[b, k] + wc * attributes[c, k]
-    return depth, index, out
+    return out

@@ -37,10 +37,14 @@ def _plain(rng: np.random.Generator, height: int, width: int) -> Scene:
     name, color = random_color(rng)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     light = 1 + rng.uniform(-0.18, 0.18) * (x - 0.3) + rng.uniform(-0.25, 0.1) * (y - 0.3)
-    return Scene(color * light[..., None], np.full((height, width), rng.uniform(0, 0.3)), f"a plain {name} background")
+    return Scene(
+        color * light[..., None], np.full((height, width), rng.uniform(0, 0.3)), f"a plain {name} background"
+    )
 
 
-def _floor(rng: np.random.Generator, height: int, width: int, horizon: float, color: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _floor(
+    rng: np.random.Generator, height: int, width: int, horizon: float, color: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """A floor below the horizon: picture rows `h 3`-broadcastable and nearness `h`."""
     rows = (np.arange(height) / height - horizon) / (1 - horizon)
     shade = color * (0.8 + 0.3 * np.clip(rows, 0, 1))[:, None, None] * np.ones((1, width, 1))
@@ -52,12 +56,16 @@ def _room(rng: np.random.Generator, height: int, width: int) -> Scene:
     floor_name, floor = random_color(rng)
     horizon = rng.uniform(0.62, 0.85)
     base = _plain(rng, height, width).depth
-    picture = np.broadcast_to(wall, (height, width, 3)).copy() * (1 - 0.15 * np.linspace(0, 1, width)[None, :, None] * rng.uniform(-1, 1))
+    picture = np.broadcast_to(wall, (height, width, 3)).copy() * (
+        1 - 0.15 * np.linspace(0, 1, width)[None, :, None] * rng.uniform(-1, 1)
+    )
     words = f"a room with a {wall_name} wall and a {floor_name} floor"
     for _ in range(int(rng.integers(0, 4))):  # windows, pictures, doors
         w, h = rng.uniform(0.1, 0.35) * width, rng.uniform(0.12, 0.4) * height
         x, y = rng.uniform(-0.05, 0.95) * width, rng.uniform(0.02, 0.5) * height
-        cv2.rectangle(picture, (int(x - 3), int(y - 3)), (int(x + w + 3), int(y + h + 3)), (wall * 0.6).tolist(), -1)
+        cv2.rectangle(
+            picture, (int(x - 3), int(y - 3)), (int(x + w + 3), int(y + h + 3)), (wall * 0.6).tolist(), -1
+        )
         cv2.rectangle(picture, (int(x), int(y)), (int(x + w), int(y + h)), random_color(rng)[1].tolist(), -1)
     rows, near = _floor(rng, height, width, horizon, floor)
     below = np.arange(height) / height > horizon
@@ -79,7 +87,9 @@ def _outdoors(rng: np.random.Generator, height: int, width: int) -> Scene:
     for _ in range(int(rng.integers(0, 6))):  # bushes, houses, dunes at the horizon
         center = (int(rng.uniform(0, width)), int(horizon * height))
         axes = (int(rng.uniform(0.05, 0.25) * width), int(rng.uniform(0.03, 0.25) * height))
-        cv2.ellipse(picture, center, axes, 0, 180, 360, (np.array(ground) * rng.uniform(0.5, 0.9)).tolist(), -1)
+        cv2.ellipse(
+            picture, center, axes, 0, 180, 360, (np.array(ground) * rng.uniform(0.5, 0.9)).tolist(), -1
+        )
     floor, near = _floor(rng, height, width, horizon, np.array(ground))
     below = np.arange(height) / height > horizon
     picture[below] = floor[below]
@@ -89,7 +99,12 @@ def _outdoors(rng: np.random.Generator, height: int, width: int) -> Scene:
 def _stage(rng: np.random.Generator, height: int, width: int) -> Scene:
     name, color = random_color(rng)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    glow = np.exp(-(((x - rng.uniform(0.2, 0.8) * width) / (0.4 * width)) ** 2 + ((y - 0.4 * height) / (0.5 * height)) ** 2))
+    glow = np.exp(
+        -(
+            ((x - rng.uniform(0.2, 0.8) * width) / (0.4 * width)) ** 2
+            + ((y - 0.4 * height) / (0.5 * height)) ** 2
+        )
+    )
     picture = 0.05 + 0.85 * glow[..., None] * color
     return Scene(picture, np.zeros((height, width)), f"a dark stage with {name} light")
 
@@ -98,7 +113,9 @@ def random_scene(rng: np.random.Generator, height: int, width: int) -> Scene:
     """A background of any kind; a third are plain."""
     kind = [_plain, _room, _outdoors, _stage][int(rng.choice(4, p=(0.36, 0.32, 0.2, 0.12)))]
     scene = kind(rng, height, width)
-    noise = cv2.resize(rng.normal(0, 0.02, (12, 12, 1)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    noise = cv2.resize(
+        rng.normal(0, 0.02, (12, 12, 1)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
     return Scene(np.clip(scene.picture + noise[..., None], 0, 1).astype(np.float32), scene.depth, scene.words)
 
 
@@ -109,21 +126,25 @@ def aim(rng: np.random.Generator, look: Look, framing: str, aspect: float) -> Ca
     bottom, tall = float(rest[:, 2].min()), float(rest[:, 2].max() - rest[:, 2].min())
     chin = level["neck"] - bottom
     if framing == "full body":
-        seen = tall / rng.uniform(0.58, 0.9)
-        center = 0.5 * tall + rng.uniform(-0.04, 0.1) * tall
+        seen = tall / float(rng.uniform(0.58, 0.9))
+        center = 0.5 * tall + float(rng.uniform(-0.04, 0.1)) * tall
     elif framing == "half body":
-        seen = 0.55 * tall / rng.uniform(0.75, 1.0)
-        center = chin - 0.14 * tall
+        seen = 0.55 * tall / float(rng.uniform(0.75, 1.0))
+        center = float(chin) - 0.14 * tall
     else:
-        seen = 0.3 * tall / rng.uniform(0.7, 1.1)
-        center = chin + 0.03 * tall
+        seen = 0.3 * tall / float(rng.uniform(0.7, 1.1))
+        center = float(chin) + 0.03 * tall
     if framing != "full body" and aspect < 0.8:
         seen *= 1.25
     distance = rng.uniform(3.0, 9.0)
-    return Camera(distance, center, distance / seen, center_x=rng.normal(0, 0.05) * seen * aspect, center_z=center)
+    return Camera(
+        distance, center, distance / seen, center_x=rng.normal(0, 0.05) * seen * aspect, center_z=center
+    )
 
 
-def worn_points(rng: np.random.Generator, points: np.ndarray, scores: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def worn_points(
+    rng: np.random.Generator, points: np.ndarray, scores: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints of a clip as a real detector gives them: jittered, parts missing. `f 134 2`, `f 134`."""
     spans = {"face": slice(24, 92), "left": slice(92, 113), "right": slice(113, 134), "feet": slice(18, 24)}
     scores = scores.copy()
@@ -161,7 +182,13 @@ def face_picture(rng: np.random.Generator, look: Look) -> np.ndarray:
     middle = vertices[load_bodies().face_landmarks].mean(0)
     seen = rng.uniform(0.3, 0.42)
     distance = rng.uniform(1.2, 5)
-    camera = Camera(distance - middle[1], middle[2], distance / seen, center_x=middle[0] + rng.normal(0, 0.015), center_z=middle[2] + 0.02)
+    camera = Camera(
+        distance - middle[1],
+        middle[2],
+        distance / seen,
+        center_x=middle[0] + rng.normal(0, 0.015),
+        center_z=middle[2] + 0.02,
+    )
     shot = shoot(lit, pose, camera, REFERENCE_SIDE, REFERENCE_SIDE)
     tint = np.clip(1 + rng.normal(0, 0.05, 3), 0.85, 1.15)
     return over(shot.color * [*tint, 1], background(rng, REFERENCE_SIDE, REFERENCE_SIDE))
@@ -222,7 +249,10 @@ def make_clip(seed: int, num_frames: int = 24, fps: float = 16.0) -> dict[str, n
     boxes = np.array([torso_box(p, height, width) for p in points])
     return {
         "frames": frames,
-        "pose": np.stack([draw_control(p[None], s[None], (height, width), height, width) for p, s in zip(seen, given, strict=True)]),
+        "pose": np.stack([
+            draw_control(p[None], s[None], (height, width), height, width)
+            for p, s in zip(seen, given, strict=True)
+        ]),
         "depth": np.stack([nearness(s.depth, scene.depth, near, far + 1e-3) for s in shots]),
         "alpha": np.stack([np.clip(s.color[..., 3] * 255, 0, 255).astype(np.uint8) for s in shots]),
         "faces": np.stack([face_picture(rng, look) for _ in range(NUM_REFERENCES)]),
@@ -236,5 +266,3 @@ def make_clip(seed: int, num_frames: int = 24, fps: float = 16.0) -> dict[str, n
         "cloth_cut": np.array((look.bottom if look.bottom.cut == "dress" else look.top).cut),
         "body": np.array(look.body), "framing": np.array(framing), "scene": np.array(scene.words),
     }  # fmt: skip
-
-

@@ -2,8 +2,8 @@
 
     python -m dreamoving_cli.train synth --out DIR --clips 700 --workers 2
 
-A clip is four arrays that training maps into memory (`SEED.frames.npy`, `.pose.npy`, `.depth.npy`, `.alpha.npy`)
-and `SEED.npz` with the rest, written last: where it is, the clip is whole.
+A clip is four arrays that training maps into memory (`SEED.frames.npy`, and pose, depth, alpha alike) and
+`SEED.npz` with the rest, written last: where it is, the clip is whole.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -36,7 +36,7 @@ def write_clip(folder: Path, seed: int) -> Path:
     for name in LARGE:
         np.save(folder / f"{seed}.{name}.npy", clip.pop(name))
     part = folder / f".{seed}.part.npz"
-    np.savez(part, **clip)
+    np.savez(part, allow_pickle=False, **clip)
     return part.replace(done)
 
 
