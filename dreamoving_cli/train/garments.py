@@ -1,4 +1,4 @@
-"""Procedural garments: cuts, colours, patterns; worn on a body and as product pictures on any ground.
+"""Procedural garments: cuts, colors, patterns; worn on a body and as product pictures on any ground.
 
 A garment has one coordinate system for both: u across the chest (-1 .. 1), v up (0 hem, 1 shoulder).
 """

@@ -20,7 +20,7 @@ class Key:
     lean: np.ndarray  # chest against pelvis: pitch, roll, yaw
     nod: np.ndarray  # head against chest: pitch, roll, yaw
     turn: float  # pelvis yaw against the dancer's facing
-    step: np.ndarray  # 2, metres
+    step: np.ndarray  # 2, meters
     curl: tuple[float, float]
 
 
@@ -102,7 +102,7 @@ def angles(values: np.ndarray) -> np.ndarray:
 
 
 def as_pose(key: Key, facing: float, bounce: float) -> Pose:
-    """Place a key in the world: `facing` radians about the vertical, `bounce` metres off the floor."""
+    """Place a key in the world: `facing` radians about the vertical, `bounce` meters off the floor."""
     pelvis = rotation(UP, facing + key.turn)
     chest = pelvis @ angles(key.lean)
     limbs = {n: (chest if "arm" in n else pelvis) @ v for n, v in key.limbs.items()}

@@ -36,9 +36,9 @@ class Look:
     top: Garment
     bottom: Garment
     shoes: np.ndarray
-    neckline: float  # metres below the neck
-    hem: float  # metres below the waist
-    looseness: float  # metres the top stands off the body
+    neckline: float  # meters below the neck
+    hem: float  # meters below the waist
+    looseness: float  # meters the top stands off the body
     light: np.ndarray  # unit, towards the light
     ambient: float
     seed: int
@@ -127,7 +127,7 @@ def anatomy() -> dict[str, np.ndarray]:
 
 
 def _scalp(points: np.ndarray, eye: np.ndarray, low: float) -> np.ndarray:
-    """True where hair grows, for template positions `... 3`; `low` = how far down the back, metres."""
+    """True where hair grows, for template positions `... 3`; `low` = how far down the back, meters."""
     x, y, z = points[..., 0], points[..., 1] - eye[1], points[..., 2] - eye[2]
     front = z > 0.062 + 0.012 * np.cos(x * 40)
     side = (z > 0.02) & (y > 0.055)

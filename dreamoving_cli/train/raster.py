@@ -47,7 +47,7 @@ def skin(
 def rasterize(
     screen: np.ndarray, faces: np.ndarray, attributes: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nearest surface at every pixel centre.
+    """Nearest surface at every pixel center.
 
     screen: float32 `v 3`, x and y in pixels, z the distance. attributes: float32 `v c`.
     Returns distance `h w` (inf where empty), triangle index `h w` (-1), attributes `h w c`.

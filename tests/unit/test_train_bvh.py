@@ -91,14 +91,14 @@ def away(v: tuple[float, ...]) -> tuple[float, ...]:
     return (-v[0], v[1], -v[2])
 
 
-def in_metres(v: tuple[float, ...]) -> tuple[float, ...]:
+def in_meters(v: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(x / 100 for x in v)
 
 
 DIALECTS = {
     "z up": figure([{n: -a for n, a in row.items()} for row in ROWS], z_up, axis="Y"),
     "facing away": figure([{n: -a for n, a in row.items()} for row in ROWS], away),
-    "in metres": figure(ROWS, in_metres),
+    "in meters": figure(ROWS, in_meters),
     "named as SMPL": figure(ROWS, names=OTHER_NAMES),
     "named with a prefix": figure(ROWS, names={n: f"mixamorig:{n}" for n, _, _ in FIGURE}),
 }
