@@ -57,8 +57,8 @@ fix: $(VENV)/.dev ## repair style where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-goldens: $(VENV)/.dev ## make tests/goldens/*.json anew; review the difference in its own commit
-	$(BIN)/python tests/goldens/make.py
+goldens: $(VENV)/.dev ## our modules against the reference's goldens
+	$(BIN)/python tests/goldens/check.py tests/goldens/*.safetensors
 
 wheel: $(VENV)/.dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation
