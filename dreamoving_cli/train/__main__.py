@@ -28,11 +28,14 @@ def synth(
     clips: Annotated[int, typer.Option(min=1, help="How many.", show_default=False)],
     first: Annotated[int, typer.Option(min=0, help="Seed of the first; 1000000 and up are held out.")] = 0,
     workers: Workers = 1,
+    motion: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="BVH files; half of the clips dance to them.")
+    ] = None,
 ) -> None:
     """Render clips of dancing people; those already there are kept."""
     from dreamoving_cli.train.synth import synthesize
 
-    synthesize(out, clips, first, workers)
+    synthesize(out, clips, first, workers, motion)
 
 
 @app.command()

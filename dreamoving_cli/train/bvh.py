@@ -5,7 +5,7 @@ names of joints are those of common tools. Not here: what a pose means (body.py)
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, permutations, product
 from pathlib import Path
@@ -75,6 +75,14 @@ class Track:
 def read_dance(path: Path, fps: float | None = None, to_camera: bool = True) -> list[Pose]:
     """The poses of a BVH file at `fps` (None: its own); `to_camera` turns the dancer to us on the whole."""
     return as_poses(track(read_bvh(path), fps), to_camera)
+
+
+def part_of_dance(rng: np.random.Generator, files: Sequence[Path], num_frames: int, fps: float) -> list[Pose]:
+    """`num_frames` poses from somewhere in one of the files; a shorter dance is played to and fro."""
+    poses = read_dance(files[int(rng.integers(len(files)))], fps)
+    to_and_fro = poses + poses[-2:0:-1]
+    first = int(rng.integers(max(len(poses) - num_frames, 0) + 1))
+    return [to_and_fro[(first + i) % len(to_and_fro)] for i in range(num_frames)]
 
 
 def read_bvh(path: Path) -> Motion:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class Batch:
     """One training batch of `f` frames a clip (1 for pictures)."""
 
     latents: Tensor  # b c f h w
+    person: Tensor  # b 1 f h w: share of each latent cell that the person covers
     controls: dict[str, Tensor]  # kind -> b 3 f H W, 0..1
     pictures: dict[str, Tensor]  # face, cloth, style -> b 3 s s, normalized for CLIP
     captions: list[str]
@@ -94,9 +96,12 @@ class ClipStore:
                 np.stack([self.array(s, name)[r] for s, r in zip(seeds, runs, strict=True)])
             )
 
+        latents = rearrange(stack("latents"), "b f c h w -> b c f h w").float()
+        alpha = rearrange(stack("alpha"), "b f h w -> b 1 f h w").float() / 255
         depth = rearrange(stack("depth"), "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
         return Batch(
-            latents=rearrange(stack("latents"), "b f c h w -> b c f h w").float(),
+            latents=latents,
+            person=F.adaptive_avg_pool3d(alpha, latents.shape[2:]),
             controls={
                 "pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255,
                 "depth": depth.float() / 255,

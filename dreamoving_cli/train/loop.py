@@ -23,6 +23,7 @@ from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.losses import Facts, noise_loss, reconstruction_loss, snr_schedule
+from dreamoving_cli.train.muon import Muon, is_matrix
 from dreamoving_cli.train.principal import start_from_components
 from dreamoving_cli.train.stages import STAGES, Stage
 
@@ -106,8 +107,11 @@ class Trainer:
         extra = list(self.facts.parameters()) if self.facts else []
         self.parameters = [*self.trained.values(), *extra]
         self.gradient = flat_gradient(self.parameters)
+        matrices = {n: p for n, p in self.trained.items() if is_matrix(n, p)}
+        self.muon = Muon(matrices, stage.weight_decay)
+        rest = [*(p for n, p in self.trained.items() if n not in matrices), *extra]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=stage.lr, betas=(0.9, 0.99), weight_decay=stage.weight_decay, fused=True
+            rest, lr=stage.lr, betas=(0.9, 0.99), weight_decay=stage.weight_decay, fused=True
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}  # moves quickly at first
         self.store, self.alphas = ClipStore(run.data), snr_schedule(pack)
@@ -136,6 +140,7 @@ class Trainer:
         self.average_gradients()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
+        self.muon.step(rate)
         self.gradient.zero_()
         decay = min(EMA, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
@@ -169,7 +174,8 @@ class Trainer:
         """Write the checkpoint, whole."""
         self.saved_at = time.monotonic()
         state = {
-            "stage": self.run.stage, "step": self.step, "optimizer": self.optimizer.state_dict(),
+            "stage": self.run.stage, "step": self.step,
+            "optimizer": self.optimizer.state_dict(), "momentum": self.muon.momentum,
             "trained": {n: p.detach() for n, p in self.trained.items()}, "average": self.average,
             "facts": self.facts.state_dict() if self.facts else None,
         }  # fmt: skip
@@ -188,6 +194,8 @@ class Trainer:
             for n, p in self.trained.items():
                 p.copy_(state["trained"][n])
                 self.average[n].copy_(state["average"][n])
+            for n, m in self.muon.momentum.items():
+                m.copy_(state["momentum"][n])
         if self.facts:
             self.facts.load_state_dict(state["facts"])
 

@@ -4,7 +4,9 @@ A clip is a dict of arrays: frames, pose and depth controls, reference pictures,
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from dreamoving_cli.extract.draw import draw_control
 from dreamoving_cli.media.images import resize
 from dreamoving_cli.train.body import Pose, load_bodies, pose_body
+from dreamoving_cli.train.bvh import part_of_dance
 from dreamoving_cli.train.garments import background, product_picture, random_color
 from dreamoving_cli.train.motion import as_pose, dance, random_key
 from dreamoving_cli.train.people import Camera, Look, anatomy, random_look, shoot
@@ -22,6 +25,7 @@ FRAMINGS = ("full body", "half body", "portrait")
 FRAMING_SHARES = (0.76, 0.17, 0.07)
 REFERENCE_SIDE = 128  # pixels of a face or cloth picture
 NUM_REFERENCES = 4  # pictures of each kind per clip
+RECORDED = 0.5  # share of clips that dance to recorded motion, where there is any
 
 
 @dataclass(frozen=True)
@@ -230,8 +234,10 @@ def caption(rng: np.random.Generator, look: Look, scene: Scene, framing: str) ->
     return f"{text}, {scene.words}" if rng.random() < 0.92 else text
 
 
-def make_clip(seed: int, num_frames: int = 24, fps: float = 16.0) -> dict[str, np.ndarray]:
-    """Everything about one clip, drawn from `seed`.
+def make_clip(
+    seed: int, num_frames: int = 24, fps: float = 16.0, recorded: Sequence[Path] = ()
+) -> dict[str, np.ndarray]:
+    """Everything about one clip, drawn from `seed`; half dance as in the BVH files `recorded`, if there are.
 
     frames `f h w 3`, pose `f h w 3`, depth `f h w`, faces and cloths `n s s 3` (uint8); points `f 134 2`;
     boxes `f 4` torso; captions (two strings), and the colors that tests ask for.
@@ -240,7 +246,12 @@ def make_clip(seed: int, num_frames: int = 24, fps: float = 16.0) -> dict[str, n
     height, width = BUCKETS[int(rng.choice(len(BUCKETS), p=BUCKET_SHARES))]
     look, framing = random_look(rng), str(rng.choice(FRAMINGS, p=FRAMING_SHARES))
     camera, scene = aim(rng, look, framing, width / height), random_scene(rng, height, width)
-    shots = [shoot(look, pose, camera, height, width) for pose in dance(rng, num_frames, fps)]
+    poses = (
+        part_of_dance(rng, recorded, num_frames, fps)
+        if recorded and rng.random() < RECORDED
+        else dance(rng, num_frames, fps)
+    )
+    shots = [shoot(look, pose, camera, height, width) for pose in poses]
     frames = np.stack([over(s.color, scene.picture) for s in shots])
     finite = np.concatenate([s.depth[np.isfinite(s.depth)] for s in shots] or [np.zeros(1)])
     near, far = (finite.min(), finite.max()) if len(finite) else (1.0, 2.0)

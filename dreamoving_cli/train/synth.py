@@ -6,10 +6,14 @@ A clip is four arrays that training maps into memory (`SEED.frames.npy`, and pos
 `SEED.npz` with the rest, written last: where it is, the clip is whole.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from dreamoving_cli.errors import InputError
 
 LARGE = ("frames", "pose", "depth", "alpha")
 HELD_OUT = 1_000_000  # seeds from here on are never trained on
@@ -22,7 +26,7 @@ def clip_length(seed: int) -> int:
     return LONG if seed % LONG_EVERY == 0 else SHORT
 
 
-def write_clip(folder: Path, seed: int) -> Path:
+def write_clip(folder: Path, recorded: Sequence[Path], seed: int) -> Path:
     """Render one clip unless it is there already."""
     import cv2
 
@@ -32,7 +36,7 @@ def write_clip(folder: Path, seed: int) -> Path:
     if done.exists():
         return done
     cv2.setNumThreads(1)
-    clip = make_clip(seed, clip_length(seed))
+    clip = make_clip(seed, clip_length(seed), recorded=recorded)
     for name in LARGE:
         np.save(folder / f"{seed}.{name}.npy", clip.pop(name))
     part = folder / f".{seed}.part.npz"
@@ -40,10 +44,25 @@ def write_clip(folder: Path, seed: int) -> Path:
     return part.replace(done)
 
 
-def synthesize(folder: Path, clips: int, first: int = 0, workers: int = 1) -> None:
-    """Render clips first .. first + clips - 1 into `folder`."""
+def synthesize(
+    folder: Path, clips: int, first: int = 0, workers: int = 1, motion: Path | None = None
+) -> None:
+    """Render clips first .. first + clips - 1 into `folder`; `motion`: a folder of BVH files to dance to."""
+    recorded = recordings(motion) if motion else []
     folder.mkdir(parents=True, exist_ok=True)
     seeds = range(first, first + clips)
     with ProcessPoolExecutor(workers) as pool:
-        for _ in pool.map(write_clip, [folder] * clips, seeds, chunksize=1):
+        for _ in pool.map(partial(write_clip, folder, recorded), seeds, chunksize=1):
             pass
+
+
+def recordings(folder: Path) -> list[Path]:
+    """The BVH files of a folder, each read once so that a broken one stops us before the work."""
+    from dreamoving_cli.train.bvh import read_dance
+
+    files = sorted(folder.glob("*.bvh"))
+    if not files:
+        raise InputError(f"no .bvh files in '{folder}'", "Give a folder of recorded motion to --motion.")
+    for path in files:
+        read_dance(path)
+    return files

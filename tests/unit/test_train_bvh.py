@@ -1,6 +1,7 @@
 """Recorded motion: a small figure written by hand in several dialects, and the files beside the checkout."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from dreamoving_cli.errors import InputError
 
 pytest.importorskip("numba", reason="the renderer needs the extra `train`")
+from dreamoving_cli.train import scenes
 from dreamoving_cli.train.body import LIMBS, Pose, load_bodies, pose_body
-from dreamoving_cli.train.bvh import forward_kinematics, read_bvh, read_dance
+from dreamoving_cli.train.bvh import forward_kinematics, part_of_dance, read_bvh, read_dance
+from dreamoving_cli.train.synth import recordings
 
 MOTION = Path(__file__).resolve().parents[2].parent / "shared" / "motion"
 FIGURE = (  # name, depth in the tree, offset from the parent (y up; it looks along +z, its left is +x)
@@ -148,6 +151,36 @@ def test_joints_lie_where_the_file_says(tmp_path: Path) -> None:
     at = {joint.name: positions[:, j] for j, joint in enumerate(motion.joints)}
     np.testing.assert_allclose(at["LeftHand"][0], [71, 136, 0])
     np.testing.assert_allclose(at["LeftHand"][1], [18, 189, 0], atol=1e-9)
+
+
+def test_a_short_dance_is_played_to_and_fro(tmp_path: Path) -> None:
+    path = tmp_path / "f.bvh"
+    path.write_text(figure(ROWS))
+    whole = read_dance(path)
+    poses = part_of_dance(np.random.default_rng(0), [path], 5, 50.0)
+    hands = [p.limbs["forearm.L"] for p in poses]
+    assert len(whole) == 2
+    for i, hand in enumerate(hands):
+        np.testing.assert_allclose(hand, whole[i % 2].limbs["forearm.L"], atol=1e-6)
+
+
+def test_half_of_the_clips_dance_to_recorded_motion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f.bvh").write_text(figure(ROWS))
+    drawn: list[list[Pose]] = []
+
+    def spy(*args: Any) -> list[Pose]:
+        drawn.append(part_of_dance(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(scenes, "part_of_dance", spy)
+    for seed in range(8):
+        scenes.make_clip(seed, 1, recorded=recordings(tmp_path))
+    assert 1 <= len(drawn) <= 7
+
+
+def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no \.bvh files"):
+        recordings(tmp_path)
 
 
 GOOD = figure(ROWS)

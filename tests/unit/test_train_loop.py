@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synth, "clip_length", lambda seed: 4)
         for seed in SEEDS:
-            synth.write_clip(folder, seed)
+            synth.write_clip(folder, [], seed)
     return folder
 
 
@@ -102,7 +102,7 @@ def test_training_never_sees_what_is_held_out(data: Path) -> None:
 
 def test_a_clip_is_written_once_and_large_arrays_first(data: Path) -> None:
     when = (data / "0.npz").stat().st_mtime_ns
-    assert synth.write_clip(data, 0) == data / "0.npz"
+    assert synth.write_clip(data, [], 0) == data / "0.npz"
     assert (data / "0.npz").stat().st_mtime_ns == when
     for name in synth.LARGE:
         assert (data / f"0.{name}.npy").stat().st_mtime_ns <= when

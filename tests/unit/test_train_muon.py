@@ -1,0 +1,58 @@
+"""Orthogonal updates: what they are, which weights get them, and that they descend."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamoving_cli.train.losses import PERSON, noise_levels, person_mean
+from dreamoving_cli.train.muon import Muon, is_matrix, orthogonalize
+
+SIDES = st.integers(2, 24)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIDES, SIDES, st.integers(0, 1000))
+def test_an_update_is_nearly_orthogonal_and_keeps_its_directions(rows: int, columns: int, seed: int) -> None:
+    update = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    u, s, vt = torch.linalg.svd(update, full_matrices=False)
+    inside = u.T @ orthogonalize(update) @ vt.T
+    large = s > 0.1 * s[0]
+    assert ((inside.diagonal() > 0.5) & (inside.diagonal() < 1.3))[large].all()
+    assert (inside - inside.diagonal().diag()).abs().max() < 1e-3
+
+
+def test_maps_between_hidden_features_are_matrices() -> None:
+    weight = torch.zeros(4, 4, 3, 3)
+    assert is_matrix("unet.unet.mid_block.resnets.0.conv1.weight", weight)
+    assert not is_matrix("unet.unet.mid_block.resnets.0.conv1.bias", weight[0, 0, 0])
+    assert not is_matrix("unet.unet.conv_in.weight", weight)
+    assert not is_matrix("text_encoder.text_model.embeddings.token_embedding.weight", weight[0, 0])
+
+
+def test_a_linear_map_is_learned() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted, x = torch.randn(8, 6, generator=generator), torch.randn(64, 6, generator=generator)
+    weight = torch.zeros(8, 6, requires_grad=True)
+    muon = Muon({"map": weight}, weight_decay=0.0)
+    losses = []
+    for step in range(200):
+        loss = (x @ (weight - wanted).T).square().mean()
+        (weight.grad,) = torch.autograd.grad(loss, weight)
+        muon.step(0.1 * (1 - step / 200))
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 1e-2 * losses[0]
+
+
+def test_high_noise_is_drawn_more_often() -> None:
+    drawn = noise_levels(20000, 1000, torch.Generator().manual_seed(0))
+    assert int(drawn.min()) >= 0
+    assert int(drawn.max()) == 999
+    assert float((drawn >= 500).float().mean()) == pytest.approx(0.75, abs=0.02)
+
+
+def test_errors_on_the_person_count_more() -> None:
+    errors, person = torch.zeros(1, 2, 1, 1, 2), torch.tensor([[[[[1.0, 0.0]]]]])
+    errors[..., 0] = 1.0
+    assert float(person_mean(errors, person)) == pytest.approx(PERSON / (PERSON + 1))
+    assert float(person_mean(torch.ones_like(errors), person)) == pytest.approx(1.0)
