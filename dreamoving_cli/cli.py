@@ -5,6 +5,7 @@ Not here: any work. Reading on from `render`: render_command.py, whose flags are
 
 import json
 import logging
+import signal
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ class Commands(TyperGroup):
     """The one place that turns an error into a sentence and an exit code; a bug keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # job queues stop a render as Ctrl-C does
         try:
             return super().invoke(ctx)
         except UserError as error:

@@ -136,7 +136,10 @@ def test_refusals_leave_nothing_behind(
     assert sorted(inputs.iterdir()) == before
 
 
-def test_ctrl_c_leaves_no_video_and_resume_goes_on(inputs: Path, tiny_folder: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
+def test_a_stopped_render_leaves_no_video_and_resume_goes_on(
+    inputs: Path, tiny_folder: Path, stop: signal.Signals
+) -> None:
     code = (
         "import sys, pathlib; from dreamoving_cli import paths; paths.MINI = pathlib.Path(sys.argv.pop(1)); "
     )
@@ -147,7 +150,7 @@ def test_ctrl_c_leaves_no_video_and_resume_goes_on(inputs: Path, tiny_folder: Pa
     pipes["env"] = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(command, **pipes) as process:
         state = wait_for_state(inputs, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert out == ""
