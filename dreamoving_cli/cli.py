@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dreamoving_cli import __version__
 from dreamoving_cli.errors import EXIT_INTERRUPTED, DeviceMemoryError, UserError
-from dreamoving_cli.paths import MINI
+from dreamoving_cli.models_command import models_app
 from dreamoving_cli.terminal import (
     DEBUG,
     AsJson,
@@ -72,7 +72,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 presets_app = typer.Typer(no_args_is_help=True, help="The looks that ship with dreamoving.")
-models_app = typer.Typer(no_args_is_help=True, help="The model packs and weight files.")
 app.add_typer(presets_app, name="presets", rich_help_panel="Look around")
 app.add_typer(models_app, name="models", rich_help_panel="Look around")
 
@@ -179,24 +178,3 @@ def presets_schema() -> None:
     from dreamoving_cli.options import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
-
-
-@models_app.command("list")
-def models_list(as_json: AsJson = False) -> None:
-    """List the model packs and weight files, and whether they are here."""
-    from dreamoving_cli.weights import list_weights
-
-    rows = {"mini": {"here": MINI.is_dir(), "license": "Apache-2.0"}}
-    rows |= {entry.id: {"here": here, "license": entry.license} for entry, here in list_weights()}
-    if as_json:
-        show(rows, as_json)
-    for name, row in () if as_json else rows.items():
-        typer.echo(f"{name:<32} {'here' if row['here'] else 'not fetched':<12} {row['license']}")
-
-
-@models_app.command("path")
-def models_path(weight_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)]) -> None:
-    """Print where a model pack or weight file is; a file that is not here is fetched first."""
-    from dreamoving_cli.weights import weight_path
-
-    typer.echo(MINI if weight_id == "mini" else weight_path(weight_id))

@@ -45,3 +45,21 @@ class OutputError(UserError):
     """An output that exists, cannot be written or does not fit on the disk."""
 
     exit_code = 6
+
+
+class MismatchError(WeightsError):
+    """A weight file whose bytes are not the locked ones."""
+
+    exit_code = 7
+
+
+class GatedError(WeightsError):
+    """A weight file that is not given to everybody: an account or accepted terms are missing."""
+
+    exit_code = 8
+
+
+class OfflineError(WeightsError):
+    """A weight file that is not here while nothing may be fetched."""
+
+    exit_code = 9

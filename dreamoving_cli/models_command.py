@@ -1,0 +1,368 @@
+"""The `models` commands: parse, call one function of weights/, print. Results on stdout, talk on stderr.
+
+Not here: any work on files. docs/weights.md explains what the commands do.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dreamoving_cli.paths import MINI
+from dreamoving_cli.terminal import AsJson, Debug, Verbose, facts, say, show, switch
+
+if TYPE_CHECKING:
+    from dreamoving_cli.weights import Entry, Lock, Rules
+
+MB = 10**6
+
+models_app = typer.Typer(no_args_is_help=True, help="The model packs and weight files.")
+
+
+def complete_name(incomplete: str) -> list[str]:
+    """Groups and ids that begin so."""
+    from dreamoving_cli.weights import known
+
+    entries = known().entries.values()
+    names = [
+        *sorted({group for entry in entries for group in entry.groups}),
+        *(entry.id for entry in entries),
+    ]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+NAMES = typer.Argument(
+    metavar="[NAME]...",
+    autocompletion=complete_name,
+    show_default=False,
+    help="Groups (generate, long, face, pose, depth, caption, preview), ids or the start of ids. "
+    "None: what a render needs.",
+)
+UNLOCKED = typer.Option(
+    "--allow-unlocked",
+    metavar="ID",
+    show_default=False,
+    help="Take this file although its hash is not known.",
+)
+ACCEPT = typer.Option("--accept-license", metavar="LICENSE", show_default=False, help="Accept these terms.")
+Names = Annotated[list[str] | None, NAMES]
+AllowUnlocked = Annotated[list[str] | None, UNLOCKED]
+AcceptLicense = Annotated[list[str] | None, ACCEPT]
+Everything = Annotated[bool, switch("--all", "Of a group, all files; not only the usual choices.")]
+Commercial = Annotated[bool, switch("--commercial", "Leave out files that forbid commercial use.")]
+Offline = Annotated[bool, switch("--offline", "Use no network.")]
+Delete = Annotated[bool, switch("--delete", "Do remove; without it, only say what would go.")]
+WeightId = Annotated[
+    str,
+    typer.Argument(metavar="ID", show_default=False, autocompletion=complete_name, help="mini, or an id."),
+]
+
+
+@models_app.command("list")
+def models_list(names: Names = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """List the model packs and weight files, and whether they are here."""
+    from dreamoving_cli.weights import known
+    from dreamoving_cli.weights.lock import choose
+
+    lock = known()
+    entries = choose(lock, names, everything=True) if names else lock.entries.values()
+    rows = {} if names else {"mini": {"here": MINI.is_dir(), "license": "Apache-2.0"}}
+    rows |= {entry.id: listed(entry, lock) for entry in entries}
+    if as_json:
+        show(rows, as_json)
+    width = max(map(len, rows), default=0)
+    for name, row in () if as_json else rows.items():
+        state = "here" if row["here"] else "unlocked" if row.get("unlocked") else "not fetched"
+        typer.echo(f"{name:<{width}}  {state:<11}  {megabytes(row.get('size')):>9}  {row['license']}")
+
+
+def listed(entry: "Entry", lock: "Lock") -> dict[str, Any]:
+    """What `list --json` says of a file."""
+    from dreamoving_cli.weights.lock import entry_fields
+    from dreamoving_cli.weights.store import is_here
+
+    row = {"here": is_here(entry), "unlocked": entry.unlocked, "size": entry.size, "sha256": entry.sha256}
+    return row | entry_fields(entry) | {"license": lock.license_of(entry).name, "license_id": entry.license}
+
+
+def megabytes(size: int | None) -> str:
+    """A size for people."""
+    return "?" if size is None else f"{size / MB:.1f} MB"
+
+
+@models_app.command("plan")
+def models_plan(
+    names: Names = None,
+    everything: Everything = False,
+    commercial: Commercial = False,
+    allow_unlocked: AllowUnlocked = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say what `pull` would fetch, from where, and whether the disk can hold it; fetch nothing."""
+    from dreamoving_cli.weights import Rules, known
+    from dreamoving_cli.weights.lock import choose
+    from dreamoving_cli.weights.pull import plan
+
+    lock = known()
+    entries = choose(lock, names or (), everything=everything, commercial=commercial)
+    whole = plan(entries, lock, Rules(allow_unlocked=frozenset(allow_unlocked or ())))
+    totals = {
+        "fetch_bytes": whole.fetch_bytes,
+        "unknown_sizes": whole.unknown_sizes,
+        "free_bytes": whole.free_bytes,
+    }
+    if as_json:
+        show({"files": [facts(step) for step in whole.steps], **totals, "fits": whole.fits}, as_json)
+        return
+    width = max((len(step.id) for step in whole.steps), default=0)
+    for step in whole.steps:
+        typer.echo(f"{step.id:<{width}}  {step.state:<9}  {megabytes(step.size):>9}  {step.source}")
+    unknown = f", and {whole.unknown_sizes} files of unknown size" if whole.unknown_sizes else ""
+    room = "" if whole.fits else ": not enough"
+    typer.echo(
+        f"to fetch: {megabytes(whole.fetch_bytes)}{unknown}; the disk has {megabytes(whole.free_bytes)}{room}"
+    )
+
+
+@models_app.command("pull")
+def models_pull(
+    names: Names = None,
+    everything: Everything = False,
+    commercial: Commercial = False,
+    allow_unlocked: AllowUnlocked = None,
+    accept_license: AcceptLicense = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Fetch weight files and check them; what is here already is not fetched again."""
+    from dreamoving_cli.weights import known
+    from dreamoving_cli.weights.lock import choose
+    from dreamoving_cli.weights.pull import known_and_accepted, pull
+
+    lock = known()
+    entries = choose(lock, names or (), everything=everything, commercial=commercial)
+    known_and_accepted(accept_license or (), lock)
+    with fetching(entries, offline, allow_unlocked) as rules:
+        paths = pull(entries, lock, rules)
+    if as_json:
+        show({name: str(path) for name, path in paths.items()}, as_json)
+    for name in () if as_json else paths:
+        typer.echo(name)
+
+
+@contextmanager
+def fetching(
+    entries: Iterable["Entry"], offline: bool, allow_unlocked: list[str] | None
+) -> Iterator["Rules"]:
+    """The rules of this run, with progress in MB: a row for each large file, and one for all."""
+    from dreamoving_cli.progress import progress
+    from dreamoving_cli.weights import Rules
+
+    whole = sum(entry.size or 0 for entry in entries)
+    with progress() as on_progress:
+        on_file = in_megabytes(on_progress, whole)
+        yield Rules(offline=offline, allow_unlocked=frozenset(allow_unlocked or ()), on_file=on_file)
+
+
+def in_megabytes(on_progress: Callable[[str, int, int], None], whole: int) -> Callable[[str, int, int], None]:
+    """Bytes of files as steps of a megabyte."""
+    done: dict[str, int] = {}
+
+    def on_file(name: str, here: int, total: int) -> None:
+        done[name] = here
+        if max(here, total) >= MB:
+            on_progress(f"{name}, MB", here // MB, max(here, total) // MB)
+            on_progress("all files, MB", sum(done.values()) // MB, max(sum(done.values()), whole) // MB)
+
+    return on_file
+
+
+@models_app.command("path")
+def models_path(
+    weight_id: WeightId,
+    allow_unlocked: AllowUnlocked = None,
+    offline: Offline = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Print where a model pack or weight file is; a file that is not here is fetched first."""
+    if weight_id == "mini":
+        typer.echo(MINI)
+        return
+    from dreamoving_cli.weights import entry, weight_path
+
+    with fetching([entry(weight_id)], offline, allow_unlocked) as rules:
+        path = weight_path(weight_id, rules)
+    typer.echo(path)
+
+
+@models_app.command("verify")
+def models_verify(
+    names: Names = None,
+    full: Annotated[bool, switch("--full", "Hash every file again, also those that look unchanged.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check the files that are here, or the named ones; a wrong one is put into quarantine."""
+    from dreamoving_cli.errors import MismatchError, WeightsError
+    from dreamoving_cli.weights import known, upkeep
+    from dreamoving_cli.weights.lock import choose
+
+    lock = known()
+    entries = choose(lock, names or (), everything=bool(not names)) if names else list(lock.entries.values())
+    verdicts = upkeep.verify(entries, full)
+    rows = {name: said for name, said in verdicts.items() if names or said in ("ok", "mismatch")}
+    show(rows, as_json)
+    wrong = [name for name, said in rows.items() if said == "mismatch"]
+    if wrong:
+        raise MismatchError(
+            f"wrong bytes: {', '.join(wrong)}", f"Run: dreamoving models pull {' '.join(wrong)}"
+        )
+    if absent := [name for name, said in rows.items() if said == "missing"]:
+        raise WeightsError(
+            f"not here: {', '.join(absent)}", f"Run: dreamoving models pull {' '.join(absent)}"
+        )
+
+
+@models_app.command("du")
+def models_du(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Print what the files cost, by group."""
+    from dreamoving_cli.weights import known, upkeep
+
+    rows = upkeep.usage(known())
+    show(rows if as_json else {name: megabytes(size) for name, size in rows.items()}, as_json)
+
+
+@models_app.command("prune")
+def models_prune(
+    names: Names = None, delete: Delete = False, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """List what no lock names, half fetched and wrong files, and the named ones; with --delete, remove it."""
+    from dreamoving_cli.weights import known, upkeep
+    from dreamoving_cli.weights.lock import choose
+
+    lock = known()
+    items = upkeep.debris(lock, choose(lock, names, everything=True) if names else ())
+    if delete:
+        upkeep.remove(items)
+    if as_json:
+        show({"deleted": delete, "files": [facts(item) for item in items]}, as_json)
+    for item in () if as_json else items:
+        typer.echo(f"{item.path}  {megabytes(item.size_bytes)}  {item.why}")
+    verb = "removed" if delete else "would go (--delete removes)"
+    say(f"{len(items)} files, {megabytes(sum(item.size_bytes for item in items))} {verb}")
+
+
+@models_app.command("import")
+def models_import(
+    sources: Annotated[list[Path], typer.Argument(metavar="FILE|DIR|TAR...", show_default=False)],
+    allow_unlocked: AllowUnlocked = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Take known files from this machine: single ones, folders, zips, wheels, or what `export` wrote."""
+    from dreamoving_cli.weights import known
+    from dreamoving_cli.weights.travel import import_from
+
+    result = import_from(sources, known(), allow_unlocked or ())
+    if as_json:
+        show(facts(result), as_json)
+    for name in () if as_json else (*result.taken, *result.present):
+        typer.echo(name)
+    for path in result.unknown:
+        say(f"{path} has the size of a known file but other bytes: left alone")
+    if not (result.taken or result.present):
+        say("no known file was found")
+
+
+@models_app.command("export")
+def models_export(
+    destination: Annotated[Path, typer.Argument(metavar="DIR|FILE.tar", show_default=False)],
+    names: Names = None,
+    everything: Everything = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write files that are here to a folder or tar, for a machine without a network."""
+    from dreamoving_cli.weights import known
+    from dreamoving_cli.weights.lock import choose
+    from dreamoving_cli.weights.travel import export
+
+    ids = export(choose(known(), names or (), everything=everything), destination)
+    if as_json:
+        show({"path": str(destination), "files": ids}, as_json)
+    else:
+        typer.echo(destination)
+
+
+@models_app.command("licenses")
+def models_licenses(as_json: AsJson = False, debug: Debug = False) -> None:
+    """List the terms that files come under, which must be accepted, and which are."""
+    from dreamoving_cli.weights import known
+    from dreamoving_cli.weights.overlay import read_overlay
+
+    lock, accepted = known(), read_overlay().accepted
+    rows = {each.id: facts(each) | {"accepted": each.id in accepted} for each in lock.licenses.values()}
+    for name, row in rows.items():
+        row["files"] = [entry.id for entry in lock.entries.values() if entry.license == name]
+    if as_json:
+        show(rows, as_json)
+    for name, row in () if as_json else rows.items():
+        state = "accepted" if row["accepted"] else "to accept" if row["accept"] else "-"
+        typer.echo(f"{name:<32}  {state:<9}  {len(row['files']):>3} files  {row['name']}")
+
+
+@models_app.command("accept")
+def models_accept(
+    licenses: Annotated[list[str], typer.Argument(metavar="LICENSE...", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Accept terms, after reading them, so that files under them may be fetched."""
+    from dreamoving_cli.weights import known
+    from dreamoving_cli.weights.pull import known_and_accepted
+
+    known_and_accepted(licenses, known())
+
+
+@models_app.command("lock")
+def models_lock(
+    names: Names = None,
+    refresh: Annotated[
+        bool, switch("--refresh", "Ask the sources what they have; download nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the lock here.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check models.lock; with --refresh, hold it against its sources. A changed hash is never taken."""
+    from dreamoving_cli.errors import MismatchError
+    from dreamoving_cli.weights.lock import choose, lock_text, read_lock
+    from dreamoving_cli.weights.refresh import Finding
+    from dreamoving_cli.weights.refresh import refresh as ask_sources
+
+    lock, findings = read_lock(), list[Finding]()
+    if refresh:
+        entries = choose(lock, names, everything=True) if names else list(lock.entries.values())
+        lock, findings = ask_sources(lock, entries)
+    if out is not None:
+        out.write_text(lock_text(lock), encoding="utf-8")
+    if as_json:
+        show(
+            {"id": lock.id, "files": len(lock.entries), "findings": [facts(each) for each in findings]},
+            as_json,
+        )
+    else:
+        typer.echo(f"{lock.id}  {len(lock.entries)} files")
+    for each in () if as_json else findings:
+        typer.echo(f"{each.id}  {each.what}  {each.detail}")
+    if lock.stated_id != lock.id and out is None:
+        say("lock_id in the file is another one: dreamoving models lock --out models.lock renews it")
+    if any(each.what == "changed" and each.detail.startswith("sha256") for each in findings):
+        raise MismatchError("a source has other bytes than the lock names", "Look at the findings above.")

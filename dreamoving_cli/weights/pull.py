@@ -1,0 +1,138 @@
+"""Many files: what is here, what would be fetched, whether the disk can hold it; then all of it.
+
+Everything that can be refused is refused before the first byte. One file: fetch.py.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dreamoving_cli.errors import GatedError, OutputError, WeightsError
+from dreamoving_cli.weights import hub, overlay, store
+from dreamoving_cli.weights.fetch import Rules, bring, offline_reason, refuse, refuse_offline
+from dreamoving_cli.weights.lock import Entry, Lock, describe
+from dreamoving_cli.weights.transport import SourceError
+
+RESERVE_BYTES = 64 * 2**20  # left free beside the files themselves
+
+
+@dataclass(frozen=True)
+class Step:
+    """What would be done for one file."""
+
+    id: str
+    state: str  # here, cached (by the hub), begun, fetch, unlocked, terms, no source
+    size: int | None
+    fetch_bytes: int | None  # still to come; None: nobody has said how many
+    source: str
+    license: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done for all of them."""
+
+    steps: list[Step]
+    fetch_bytes: int  # where known
+    unknown_sizes: int
+    free_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk can hold what is to come."""
+        return not self.fetch_bytes or self.fetch_bytes + RESERVE_BYTES <= self.free_bytes
+
+
+def plan(entries: Iterable[Entry], lock: Lock, rules: Rules) -> Plan:
+    """What `pull` would do; nothing is fetched, and with sizes in the lock nothing is asked."""
+    steps = [_step(entry, lock, rules) for entry in entries]
+    coming = [step.fetch_bytes for step in steps]
+    known = sum(count for count in coming if count is not None)
+    return Plan(steps, known, coming.count(None), store.free_bytes())
+
+
+def _step(entry: Entry, lock: Lock, rules: Rules) -> Step:
+    state = _state(entry, lock, rules)
+    source = describe(entry.sources[0]) if entry.sources else ""
+    coming: int | None = 0
+    if state not in ("here", "cached"):
+        part = store.part_path(entry.sha256) if entry.sha256 else None
+        begun = part.stat().st_size if part is not None and part.is_file() else 0
+        coming = None if entry.size is None else max(entry.size - begun, 0)
+    return Step(entry.id, state, entry.size, coming, source, entry.license)
+
+
+def _state(entry: Entry, lock: Lock, rules: Rules) -> str:
+    if store.is_here(entry):
+        return "here"
+    try:
+        refuse(entry, lock, rules)
+    except GatedError:
+        return "terms"
+    except WeightsError:
+        return "unlocked"
+    if not entry.unlocked and hub.cached(entry):
+        return "cached"
+    if entry.sha256 and store.part_path(entry.sha256).is_file():
+        return "begun"
+    return "fetch" if entry.sources else "no source"
+
+
+def pull(entries: Sequence[Entry], lock: Lock, rules: Rules) -> dict[str, Path]:
+    """All files into the store; their paths by id. One that fails does not stop the others, but is raised."""
+    missing = [entry for entry in entries if not store.is_sound(entry)]
+    check(missing, lock, rules)
+    paths, failures = {}, []
+    for entry in entries:
+        try:
+            paths[entry.id] = bring(entry, lock, rules)
+        except WeightsError as error:
+            failures.append(error)
+    if failures:
+        raise _all(failures)
+    return paths
+
+
+def check(missing: list[Entry], lock: Lock, rules: Rules) -> None:
+    """Refuse what cannot end well: unlocked files, terms, no network, a full disk."""
+    for entry in missing:
+        refuse(entry, lock, rules)
+    refuse_offline([entry for entry in missing if entry.unlocked or not hub.cached(entry)], rules)
+    whole = plan([_with_size(entry, rules) for entry in missing], lock, rules)
+    if not whole.fits:
+        raise OutputError(
+            f"{whole.fetch_bytes:,} bytes are to come, and the disk of '{store.weight_cache()}' "
+            f"has {whole.free_bytes:,} free",
+            store.FULL_NOTE,
+        )
+
+
+def _with_size(entry: Entry, rules: Rules) -> Entry:
+    """The entry with its size, asked for where the lock does not know it."""
+    if entry.size is not None or not entry.sources or offline_reason(rules):
+        return entry
+    source = entry.sources[0]
+    if "member" in source or not ("hf" in source or "url" in source):
+        return entry
+    try:
+        return replace(entry, size=hub.ask(source).size)
+    except SourceError:
+        return entry  # whether it can be had is seen when it is fetched
+
+
+def _all(failures: list[WeightsError]) -> WeightsError:
+    """One error for all: the first one's kind, everybody's words."""
+    if len(failures) == 1:
+        return failures[0]
+    first = failures[0]
+    problems = "".join(f"\n  {error.problem}" for error in failures)
+    return type(first)(f"{len(failures)} files could not be fetched:{problems}\n ", first.remedy)
+
+
+def known_and_accepted(licenses: Sequence[str], lock: Lock) -> None:
+    """Accept these licenses, all of which the lock must know."""
+    for name in licenses:
+        if name not in lock.licenses:
+            choices = ", ".join(value.id for value in lock.licenses.values() if value.accept)
+            raise WeightsError(f"models.lock has no license '{name}'", f"To be accepted: {choices}.")
+        overlay.accept(name)
