@@ -115,7 +115,8 @@ class Trainer:
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}  # moves quickly at first
         self.store, self.alphas = ClipStore(run.data), snr_schedule(pack)
-        self.saved_at, self.started, self.losses = time.monotonic(), time.monotonic(), [0.0]
+        self.saved_at, self.started = time.monotonic(), time.monotonic()
+        self.losses: list[float] = []
 
     def loss(self) -> Tensor:
         """The loss of this worker's share of the step's batch; drawn from (seed, step, rank) alone."""
