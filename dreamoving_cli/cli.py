@@ -16,12 +16,11 @@ from typer.core import TyperCommand, TyperGroup
 from dreamoving_cli import __version__
 from dreamoving_cli.errors import EXIT_INTERRUPTED, DeviceMemoryError, UserError
 from dreamoving_cli.models_command import models_app
+from dreamoving_cli.pose_command import pose_app
 from dreamoving_cli.terminal import (
     DEBUG,
     AsJson,
     Debug,
-    Footage,
-    Overwrite,
     Preset,
     Talk,
     Verbose,
@@ -101,27 +100,7 @@ def render() -> None:
     """Render one video and print where it is."""
 
 
-@app.command("extract-pose", rich_help_panel="Make videos")
-def extract_pose(
-    source: Footage,
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The pose map video.", show_default=False)],
-    keypoints: Annotated[
-        Path | None, typer.Option("--json", help="Also keep the keypoints, as data to edit and reuse.")
-    ] = None,
-    overwrite: Overwrite = False,
-    verbose: Verbose = 0,
-    debug: Debug = False,
-) -> None:
-    """Find the dancer's pose in a video; write it as a map and, if asked, as keypoints."""
-    from dreamoving_cli.extract import extract_to_file
-    from dreamoving_cli.progress import progress
-
-    with progress() as on_progress:
-        paths = extract_to_file(
-            "pose", source, output, json_path=keypoints, overwrite=overwrite, on_progress=on_progress
-        )
-    for path in paths:
-        typer.echo(path)
+app.add_typer(pose_app)
 
 
 @app.command(rich_help_panel="Look around")

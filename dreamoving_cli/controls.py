@@ -198,6 +198,17 @@ def pose_picks(poses: Poses, driver: Driver) -> list[int]:
     return [min(floor(t * poses.fps), poses.num_frames - 1) for t in times_s]
 
 
+def shot_cuts(files: Sequence[ControlFile], driver: Driver, poses: Poses | None) -> tuple[int, ...]:
+    """The output frames with which new shots begin, as far as the poses tell. poses: those of footage."""
+    if poses is not None:
+        return poses.cuts
+    saved = next((load_poses(file.path) for file in files if file.form == "json"), None)
+    if saved is None or not saved.cuts:
+        return ()
+    shots = np.searchsorted(saved.cuts, pose_picks(saved, driver), side="right")
+    return tuple((np.flatnonzero(np.diff(shots)) + 1).tolist())
+
+
 @dataclass(frozen=True)
 class _Held:
     """A map video whose last frame is held where it ends a frame early."""

@@ -15,7 +15,8 @@ from dreamoving_cli.errors import InputError
 from dreamoving_cli.extract import OnFrame, OnProgress, control_kind
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE, place
-from dreamoving_cli.extract.pose import find_people, smooth
+from dreamoving_cli.extract.pose import find_people
+from dreamoving_cli.extract.smoothing import smooth
 from dreamoving_cli.media.images import contact_sheet, crop_to_aspect, resize, write_image
 from dreamoving_cli.media.video import Clip, open_clip
 from dreamoving_cli.outputs import record_path

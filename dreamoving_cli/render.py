@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dreamoving_cli.conditioning import encode_prompts, make_predict_noise
-from dreamoving_cli.controls import Control, footage_poses, open_controls
+from dreamoving_cli.controls import Control, footage_poses, open_controls, shot_cuts
 from dreamoving_cli.device import memory_errors, on_device
 from dreamoving_cli.errors import OutputError
 from dreamoving_cli.media.images import fit_square, read_image
@@ -172,7 +173,8 @@ def denoise_clip(
         predict_noise = make_predict_noise(pack, prompts, controls, scheduler.timesteps, num_frames)
         on_progress("denoise", checkpoint.state.step if checkpoint.state else 0, options.steps)
         solver = Solver(scheduler, noise, num_frames)
-        return denoise(predict_noise, solver, job.windows, checkpoint.state, on_step)
+        windows = replace(job.windows, cuts=shot_cuts(job.files, job.driver, checkpoint.poses))
+        return denoise(predict_noise, solver, windows, checkpoint.state, on_step)
 
 
 def decode(vae: VAE, latents: Tensor, batch: int, on_progress: OnProgress) -> Iterator[np.ndarray]:

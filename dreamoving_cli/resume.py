@@ -105,7 +105,8 @@ def _pack_poses(poses: Poses | None) -> dict[str, Any]:
     if poses is None:
         return {}
     arrays = {"points": torch.from_numpy(poses.points), "scores": torch.from_numpy(poses.scores)}
-    return {**arrays, "pose_fps": str(poses.fps), "pose_size": [poses.height, poses.width]}
+    size = [poses.height, poses.width]
+    return {**arrays, "pose_fps": str(poses.fps), "pose_size": size, "pose_cuts": list(poses.cuts)}
 
 
 def _unpack_poses(saved: Mapping[str, Any]) -> Poses | None:
@@ -113,7 +114,10 @@ def _unpack_poses(saved: Mapping[str, Any]) -> Poses | None:
         return None
     points: Tensor = saved["points"]
     height, width = saved["pose_size"]
-    return Poses(Fraction(saved["pose_fps"]), height, width, points.numpy(), saved["scores"].numpy())
+    cuts = tuple(saved.get("pose_cuts", ()))
+    return Poses(
+        Fraction(saved["pose_fps"]), height, width, points.numpy(), saved["scores"].numpy(), cuts=cuts
+    )
 
 
 def _changes(name: str, before: Any, now: Any) -> str:

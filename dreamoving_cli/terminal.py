@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -82,4 +81,3 @@ Debug = Annotated[bool, switch("--debug", "Show the traceback of any error.", ca
 AsJson = Annotated[bool, switch("--json", "Print the result as JSON.")]
 Overwrite = Annotated[bool, switch("--overwrite", "Replace an existing output.")]
 Preset = Annotated[str, typer.Argument(metavar="NAME|FILE", autocompletion=complete_preset)]
-Footage = Annotated[Path, typer.Argument(metavar="IN", help="The video to look at.", show_default=False)]

@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES = 80
 MAX_PARAMETERS = 7
 TORCHY = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors"}
 # Imported inside the function that needs them, in one file each: slow to load, or not on every platform.
-TOUCHY = {"controlnet_aux", "decord", "ai_edge_litert", "onnxruntime", "anny", "numba"}
+TOUCHY = {"controlnet_aux", "decord", "ai_edge_litert", "onnxruntime", "scenedetect", "anny", "numba"}
 # module or folder -> the parts of our package that it may import at all
 ARROWS = {
     "errors": set(),
@@ -29,7 +29,8 @@ ARROWS = {
     "extract": {"errors", "extract", "media", "weights", "paths"},
 }
 TORCH_FREE = (set(ARROWS) - {"models"}) | {
-    "cli", "flags", "models_command", "outputs", "progress", "render_command", "terminal", "__init__", "__main__",
+    "cli", "flags", "models_command", "outputs", "pose_command", "progress", "render_command", "terminal",
+    "__init__", "__main__",
 }  # fmt: skip
 MANY_PARAMETERS = {
     "write_video"

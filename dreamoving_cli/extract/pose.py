@@ -1,78 +1,124 @@
-"""The dancer's pose through a whole clip, and the video that shows it as a map."""
+"""Everyone's pose through a whole clip, and the video that shows it as a map: read this first.
 
-from collections.abc import Callable, Iterable, Iterator
+frames -> cuts (cuts.py) -> people in each frame (detectors.py) -> tracks, those asked for (tracking.py)
+-> repairs (repair.py) -> Poses (keypoints.py)
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
 
-from dreamoving_cli.errors import InputError, UsageError
+from dreamoving_cli.errors import InputError
 from dreamoving_cli.extract import keypoints as kp
-from dreamoving_cli.extract.draw import CANVAS_SIDE, VISIBLE, draw_control
-from dreamoving_cli.extract.keypoints import Poses
+from dreamoving_cli.extract.cuts import with_cuts
+from dreamoving_cli.extract.detectors import Detector, People, open_detector
+from dreamoving_cli.extract.draw import CANVAS_SIDE, OFFICIAL, VISIBLE, Style, draw_control
+from dreamoving_cli.extract.keypoints import Poses, Raw
+from dreamoving_cli.extract.metrics import PoseReport, measure_poses
+from dreamoving_cli.extract.repair import Repairs, repair
+from dreamoving_cli.extract.settings import PoseOptions
+from dreamoving_cli.extract.tracking import Track, choose, make_tracks
 from dreamoving_cli.media.images import resize
 from dreamoving_cli.media.video import Clip
 
 BATCH = 8  # frames held at once
-SMOOTHING_S = (
-    0.02  # standard deviation of the smoothing in time; half a frame at 25 frames/s, so motion stays
-)
 
 OnFrame = Callable[[int], None]  # frames done
 
 
 def extract_pose(
     clip: Clip,
+    options: PoseOptions = PoseOptions(),  # noqa: B008 (frozen)
     *,
-    max_people: int = 1,
-    whole_body: bool = True,
-    smoothing_s: float = SMOOTHING_S,
     on_frame: OnFrame = lambda done: None,
 ) -> Poses:
-    """Everyone's points in every frame; InputError where nobody is in any of them."""
-    if max_people != 1:
-        raise UsageError(f"max_people is {max_people}", "The light detector follows 1 person.")
-    points, scores = find_people(chain.from_iterable(clip.batches(BATCH)), whole_body, on_frame)
-    if not (scores[..., kp.BODY] > VISIBLE).any():
+    """The points of the people asked for in every frame; InputError where nobody is in any of them."""
+    return find_poses(clip, options, on_frame=on_frame)[0]
+
+
+def find_poses(
+    clip: Clip, options: PoseOptions, *, on_frame: OnFrame = lambda done: None
+) -> tuple[Poses, PoseReport]:
+    """The poses and what was measured on the way."""
+    name, detector = open_detector(options)
+    begun = time.perf_counter()
+    frames = with_cuts(chain.from_iterable(clip.batches(BATCH)), clip.fps)
+    found, cuts = detect(frames, detector, on_frame)
+    tracks = make_tracks(found, clip.fps, cuts)
+    if not tracks:
         raise InputError(
             f"no person was found in '{clip.path}'", "Use a video in which the dancer is well seen."
         )
-    points = smooth(points, scores, sigma=smoothing_s * float(clip.fps))
-    return Poses(clip.fps, clip.height, clip.width, points, scores)
+    people = choose(tracks, options.person, clip.width, cuts)
+    mended = [[repair(track, clip.fps, options.repair) for track in tracks_of] for tracks_of in people]
+    points, scores, ids = placed([[track for track, _ in one] for one in mended], clip.num_frames)
+    raw = Raw(*placed(people, clip.num_frames)[:2])
+    poses = Poses(clip.fps, clip.height, clip.width, points, scores, ids, tuple(cuts), raw, name)
+    done = sum((repairs for one in mended for _, repairs in one), Repairs())
+    return poses, measure_poses(poses, len(tracks), done, time.perf_counter() - begun)
+
+
+def detect(
+    frames: Iterable[tuple[np.ndarray, bool]], detector: Detector, on_frame: OnFrame = lambda done: None
+) -> tuple[list[People], list[int]]:
+    """People in each frame, and first frames of new shots. frames: uint8 h w c, whether a shot begins."""
+    found: list[People] = []
+    cuts: list[int] = []
+    held: list[np.ndarray] = []
+
+    def look() -> None:
+        if held:
+            found.extend(detector(np.stack(held)))
+            held.clear()
+            on_frame(len(found))
+
+    for frame, cut in frames:
+        if cut:
+            look()
+            detector.forget()
+            cuts.append(len(found))
+        held.append(frame)
+        if len(held) == BATCH:
+            look()
+    look()
+    return found, cuts
 
 
 def find_people(
     frames: Iterable[np.ndarray], whole_body: bool, on_frame: OnFrame
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points f 1 134 2 and scores f 1 134 of one person, if there. frames: uint8 h w c each."""
+    """Points f 1 134 2 and scores f 1 134 of one person as the light detector sees them, nothing repaired.
+
+    frames: uint8 h w c each.
+    """
     from dreamoving_cli.extract.light import LightDetector  # its runtime is not needed to draw poses
 
-    detect = LightDetector(whole_body=whole_body)
-    people = []
+    detector = LightDetector(whole_body=whole_body)
+    points, scores = [], []
     for frame in frames:
-        people.append(detect(frame))
-        on_frame(len(people))
-    points, scores = zip(*people, strict=True)
+        [(point, score)] = detector(frame[None])
+        points.append(point[0] if len(point) else np.zeros((kp.NUM_POINTS, 2), np.float32))
+        scores.append(score[0] if len(score) else np.zeros(kp.NUM_POINTS, np.float32))
+        on_frame(len(points))
     return np.stack(points)[:, None], np.stack(scores)[:, None]
 
 
-def smooth(points: np.ndarray, scores: np.ndarray, sigma: float) -> np.ndarray:
-    """Each point averaged over neighboring frames (Gaussian, sigma in frames) in which it is seen.
-
-    points: f p n 2; scores: f p n. Centered, so nothing lags behind; absent points are left as they are.
-    """
-    seen = (scores > 0).astype(np.float64)[..., None]
-    radius = min(round(3 * sigma), len(points) - 1)  # 0 where sigma is too small to reach a neighbor
-    total, weight = points * seen, seen.copy()
-    for step in range(1, radius + 1):
-        share = np.exp(-0.5 * (step / sigma) ** 2)
-        for target, source in ((np.s_[step:], np.s_[:-step]), (np.s_[:-step], np.s_[step:])):
-            total[target] += share * (points * seen)[source]
-            weight[target] += share * seen[source]
-    averaged = total / np.maximum(weight, 1e-9)
-    return np.where(seen > 0, averaged, points).astype(np.float32)
+def placed(people: Sequence[Sequence[Track]], num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points f p 134 2, scores f p 134 and ids f p of tracks, one list a place."""
+    points = np.zeros((num_frames, len(people), kp.NUM_POINTS, 2), np.float32)
+    scores = np.zeros((num_frames, len(people), kp.NUM_POINTS), np.float32)
+    ids = np.zeros((num_frames, len(people)), np.int64)
+    for p, tracks in enumerate(people):
+        for track in tracks:
+            frames = slice(track.start, track.end)
+            points[frames, p], scores[frames, p] = track.points, track.scores
+            ids[frames, p] = np.where(track.seen, track.id, 0)
+    return points, scores, ids
 
 
-def pose_maps(poses: Poses) -> Iterator[np.ndarray]:
+def pose_maps(poses: Poses, style: Style = OFFICIAL) -> Iterator[np.ndarray]:
     """The clip as pose pictures of its own size, uint8 f h w c, a batch at a time.
 
     Drawn at the size whose line widths the ControlNets know and then enlarged, as the official extractors do,
@@ -83,5 +129,10 @@ def pose_maps(poses: Poses) -> Iterator[np.ndarray]:
     height, width = (round(side * shrink) for side in size)
     for start in range(0, poses.num_frames, BATCH):
         frames = range(start, min(start + BATCH, poses.num_frames))
-        drawn = (draw_control(poses.points[f], poses.scores[f], size, height, width) for f in frames)
+        drawn = (draw_control(poses.points[f], poses.scores[f], size, height, width, style) for f in frames)
         yield np.stack([resize(picture, *size) for picture in drawn])
+
+
+def seen_by_anyone(poses: Poses) -> np.ndarray:
+    """In which frames anyone is shown; bool f."""
+    return np.asarray((poses.scores > VISIBLE).any((1, 2)))

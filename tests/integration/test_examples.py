@@ -10,6 +10,7 @@ from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE
 from dreamoving_cli.extract.face import crop_face
 from dreamoving_cli.extract.pose import extract_pose
+from dreamoving_cli.extract.settings import PoseOptions
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import open_clip
 from dreamoving_cli.weights import weight_path
@@ -25,7 +26,7 @@ def _networks() -> None:
 
 def test_the_dancer_is_found_in_every_frame(tmp_path: Path) -> None:
     with open_clip(write_examples(tmp_path)[0]) as clip:
-        poses = extract_pose(clip, whole_body=False)
+        poses = extract_pose(clip, PoseOptions(whole_body=False))
     assert poses.num_frames == 48
     assert (poses.scores[:, 0, kp.BODY] > VISIBLE).all()
 

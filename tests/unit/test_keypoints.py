@@ -45,7 +45,9 @@ def test_a_frame_without_people_stays_empty(tmp_path: Path) -> None:
     ("change", "says"),
     [
         ({"format": "openpose"}, "not a pose file"),
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
+        ({"cuts": [5]}, "damaged"),
+        ({"raw": []}, "damaged"),
         ({"fps": "0"}, "damaged"),
         ({"fps": "30/0"}, "damaged"),
         ({"frames": [[{"points": [1, 2], "scores": [1]}]]}, "damaged"),

@@ -11,7 +11,8 @@ from dreamoving_cli.errors import UsageError
 from dreamoving_cli.extract import control_kind, extract_to_file
 from dreamoving_cli.extract.draw import draw_control
 from dreamoving_cli.extract.keypoints import Poses
-from dreamoving_cli.extract.pose import pose_maps, smooth
+from dreamoving_cli.extract.pose import pose_maps
+from dreamoving_cli.extract.smoothing import smooth
 from dreamoving_cli.media.images import resize
 
 

@@ -1,0 +1,272 @@
+"""The `extract-pose` command: parse, call one function a video, print. Results on stdout, talk on stderr.
+
+Not here: any work (extract/pose_files.py).
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dreamoving_cli.errors import InputError, OutputError, UsageError, UserError
+from dreamoving_cli.terminal import RUN, Debug, Overwrite, Verbose, facts, say, show, switch
+
+if TYPE_CHECKING:
+    from dreamoving_cli.extract.pose_files import Outputs, PoseJob, PoseResult
+
+VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
+PEOPLE, FILES, DRAWING = "Who and how", "Files", "Drawing and fit"
+METRICS = ("text", "json")
+
+
+def option(name: str, text: str, panel: str, **more: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel, show_default=more.pop("shown", False), **more)
+
+
+pose_app = typer.Typer()
+
+
+@pose_app.command("extract-pose", rich_help_panel="Make videos")
+def extract_pose(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            show_default=False,
+            help="A video; keypoints (JSON of this command or of COCO, OpenPose's folder); a folder or a "
+            "quoted pattern of many videos.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            show_default=False,
+            help="The pose map video; NAME.json: only the keypoints; for many videos a folder.",
+        ),
+    ],
+    keypoints: Annotated[
+        Path | None, option("--json", "Also keep the keypoints, as data to edit and reuse.", FILES)
+    ] = None,
+    openpose: Annotated[
+        Path | None, option("--openpose", "Also write OpenPose's JSON files into this folder.", FILES)
+    ] = None,
+    coco: Annotated[Path | None, option("--coco", "Also write COCO-WholeBody annotations.", FILES)] = None,
+    preview: Annotated[
+        Path | None, option("--preview", "Also write a sheet of frames with their poses.", FILES)
+    ] = None,
+    size: Annotated[
+        str | None, option("--size", "Look at the video at WIDTHxHEIGHT, cropped at its center.", FILES)
+    ] = None,
+    fps: Annotated[str | None, option("--fps", "Frames a second (default: the video's own).", FILES)] = None,
+    start: Annotated[str, option("--start", "Begin here: seconds or M:SS.", FILES)] = "0",
+    duration: Annotated[
+        str | None, option("--duration", "Look at this much: seconds or M:SS.", FILES)
+    ] = None,
+    detector: Annotated[str, option("--detector", "auto, dwpose or light.", PEOPLE, shown=True)] = "auto",
+    person: Annotated[
+        str,
+        option(
+            "--person", "largest, central, all, or a number: 1 is the most prominent.", PEOPLE, shown=True
+        ),
+    ] = "largest",
+    max_people: Annotated[
+        int, option("--max-people", "That the light detector follows at once.", PEOPLE, shown=True)
+    ] = 8,
+    detect_every: Annotated[
+        int, option("--detect-every", "Frames between two searches of DWPose for people.", PEOPLE, shown=True)
+    ] = 4,
+    person_network: Annotated[
+        str, option("--person-network", "A YOLOX network: id or ONNX file.", PEOPLE, shown=True)
+    ] = "dwpose.det",
+    pose_network: Annotated[
+        str,
+        option("--pose-network", "A DWPose, RTMPose or RTMW network: id or ONNX file.", PEOPLE, shown=True),
+    ] = "dwpose.pose",
+    whole_body: Annotated[
+        bool, option("--whole-body/--body-only", "With or without hands and face.", PEOPLE)
+    ] = True,
+    smoothing: Annotated[
+        str, option("--smoothing", "savgol, gaussian, one-euro or none.", PEOPLE, shown=True)
+    ] = "savgol",
+    fill: Annotated[float, option("--fill", "Fill gaps up to this many seconds.", PEOPLE, shown=True)] = 0.25,
+    raw: Annotated[bool, option("--raw", "Repair and smooth nothing.", PEOPLE, metavar="")] = False,
+    draw: Annotated[
+        str, option("--draw", "What of a pose to draw.", DRAWING, shown=True)
+    ] = "body,hands,face",
+    thickness: Annotated[float, option("--thickness", "Of lines and dots.", DRAWING, shown=True)] = 1.0,
+    fade: Annotated[bool, option("--fade", "Draw what is unsure darker.", DRAWING, metavar="")] = False,
+    fit: Annotated[
+        str,
+        option(
+            "--fit",
+            "source, center, or a picture of a person whose body and place are taken.",
+            DRAWING,
+            shown=True,
+        ),
+    ] = "source",
+    metrics: Annotated[
+        str | None, option("--metrics", "Print what was measured: text or json.", RUN, metavar="text|json")
+    ] = None,
+    skip_existing: Annotated[
+        bool, switch("--skip-existing", "Leave out videos whose outputs are there.")
+    ] = False,
+    overwrite: Overwrite = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Find the dancer's pose in a video; write it as a map and, if asked, as keypoints.
+
+    With keypoints as input, draw, convert or fit them.
+    """
+    from dreamoving_cli.extract.draw import PARTS, Style
+    from dreamoving_cli.extract.pose_files import Outputs, PoseJob, Stretch
+    from dreamoving_cli.extract.repair import RepairOptions
+    from dreamoving_cli.extract.settings import PoseOptions
+    from dreamoving_cli.options import frame_rate, picture_size
+
+    if metrics not in (None, *METRICS):
+        raise UsageError(f"metrics is '{metrics}'", f"Choose one of: {', '.join(METRICS)}.")
+    parts = [part.strip() for part in draw.split(",") if part.strip()]
+    if unknown := set(parts) - set(PARTS):
+        raise UsageError(
+            f"draw is '{draw}', and nobody has {sorted(unknown)}", f"Choose some of: {', '.join(PARTS)}."
+        )
+    width, height = map(int, picture_size(size).split("x")) if size else (0, 0)
+    rate = frame_rate(None if fps == "source" else fps)
+    begin, length = moment("start", start), moment("duration", duration) if duration else None
+    stretch = Stretch(Fraction(rate) if rate else None, begin, length, (height, width) if size else None)
+    repair = RepairOptions(not raw, "none" if raw else smoothing, fill)
+    options = PoseOptions(
+        detector, person, whole_body, max_people, detect_every, person_network, pose_network, repair
+    )  # fmt: skip
+    drawn = {part: part in parts for part in PARTS}
+    style = Style(**drawn, thickness=thickness, fade=fade)
+    outputs = Outputs(output, keypoints, openpose, coco, preview)
+    job = PoseJob(only_keypoints(outputs), stretch, options, style, fit, overwrite)
+    videos = many(source)
+    if videos is None:
+        one(Path(source), job, metrics, skip_existing)
+        return
+    jobs = [(video, replace(job, outputs=in_folders(outputs, video))) for video in videos]
+    all_of(jobs, metrics, skip_existing)
+
+
+def moment(name: str, text: str) -> Fraction:
+    """Exact seconds of "2.5" or "1:02.5"."""
+    from dreamoving_cli.options import seconds
+
+    try:
+        return Fraction(seconds(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"{name} is '{text}'", "Give seconds or M:SS, such as 2.5 or 1:02.5.") from error
+
+
+def only_keypoints(outputs: "Outputs") -> "Outputs":
+    """OUT named .json is the keypoints and no map."""
+    if outputs.map is None or outputs.map.suffix.lower() != ".json":
+        return outputs
+    if outputs.keypoints:
+        raise UsageError(f"OUT is '{outputs.map}', and --json names a second file", "Name one of them.")
+    return replace(outputs, map=None, keypoints=outputs.map)
+
+
+def many(source: str) -> list[Path] | None:
+    """The videos of a folder or a pattern, sorted; None where IN is one thing."""
+    path = Path(source)
+    if path.exists() and not (path.is_dir() and not any(path.glob("*_keypoints.json"))):
+        return None
+    if path.is_dir():
+        found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEOS]
+    elif any(mark in source for mark in "*?["):
+        found = sorted(matching(path))
+    else:
+        return None
+    if not found:
+        raise InputError(f"no video is in '{source}'", "Check the folder or the pattern.")
+    return found
+
+
+def matching(pattern: Path) -> Iterator[Path]:
+    """Files that a pattern names, hidden ones left out."""
+    import glob
+
+    for name in glob.glob(str(pattern), recursive=True):  # noqa: PTH207 (absolute patterns too)
+        if Path(name).is_file():
+            yield Path(name)
+
+
+def in_folders(outputs: "Outputs", video: Path) -> "Outputs":
+    """The outputs of one of many videos: what was named is a folder, the file is named after the video."""
+    suffixes = {
+        "map": ".pose.mp4",
+        "keypoints": ".json",
+        "openpose": "",
+        "coco": ".coco.json",
+        "preview": ".png",
+    }
+    named = {}
+    for name, suffix in suffixes.items():
+        folder = getattr(outputs, name)
+        if folder is None:
+            continue
+        if folder.suffix:
+            raise UsageError(f"'{folder}' is one file for many videos", "Name a folder.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{folder} cannot be made ({error.strerror})", "Choose another folder."
+            ) from error
+        named[name] = folder / f"{video.stem}{suffix}"
+    return replace(outputs, **named)
+
+
+def all_of(jobs: "list[tuple[Path, PoseJob]]", metrics: str | None, skip_existing: bool) -> None:
+    """One after the other; who fails is named, the others are made, the first failure is the exit code."""
+    paths = [path for _, job in jobs for path in job.outputs.paths()]
+    if len(set(paths)) < len(paths):
+        raise UsageError("two of the videos have one name", "Extract them into different folders.")
+    failures: list[UserError] = []
+    for video, job in jobs:
+        try:
+            one(video, job, metrics, skip_existing)
+        except UserError as error:
+            failures.append(error)
+            typer.secho(f"dreamoving: {video}: {error}", fg="red", err=True)
+    if failures:
+        say(f"{len(failures)} of {len(jobs)} videos failed")
+        raise typer.Exit(failures[0].exit_code)
+
+
+def one(source: Path, job: "PoseJob", metrics: str | None, skip_existing: bool) -> None:
+    """One video, and what to print of it."""
+    from dreamoving_cli.extract.pose_files import extract_pose_files
+    from dreamoving_cli.progress import progress
+
+    if skip_existing and all(path.exists() for path in job.outputs.paths()):
+        say(f"{source} is done already")
+        for path in job.outputs.paths():
+            typer.echo(path)
+        return
+    with progress() as on_progress:
+        result = extract_pose_files(source, job, on_progress)
+    for reason in result.verdict.reasons:
+        say(f"fit: {reason}")
+    show_result(source, result, metrics)
+
+
+def show_result(source: Path, result: "PoseResult", metrics: str | None) -> None:
+    """The files, one a line; with metrics also what was measured."""
+    if metrics == "json":
+        files = [str(path) for path in result.paths]
+        verdict = facts(result.verdict)
+        show({"input": str(source), "files": files, **facts(result.report), **verdict}, as_json=True)
+        return
+    for path in result.paths:
+        typer.echo(path)
+    if metrics:
+        show(facts(result.report), as_json=False)
