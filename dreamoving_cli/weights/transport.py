@@ -15,7 +15,6 @@ from typing import Any
 
 from dreamoving_cli.weights.store import sync, writing
 
-CHUNK = 2**20
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0)  # pauses between tries that brought nothing; then the source is given up
 MAX_PAUSE_S = 60.0  # however long a server asks to wait
 LATER = {408, 425, 429, 500, 502, 503, 504}
@@ -65,6 +64,8 @@ class Part:
             self._file.flush()
             sync(self._file.fileno())
             self._file.close()
+        if not self.size:
+            self.path.unlink()
 
     @property
     def sha256(self) -> str:
@@ -118,7 +119,7 @@ def _stream(part: Part, url: str, headers: Mapping[str, str], size: int | None, 
         ) as answer:
             _check_status(answer, url, part)
             total = _begin(answer, url, part, size)
-            for chunk in answer.iter_bytes(CHUNK):
+            for chunk in answer.iter_bytes():  # as it comes: what is collected is lost with the line
                 part.write(chunk)
                 if size is not None and part.size > size:
                     raise SourceError(f"{url} sends more than the {size} bytes of the file")
