@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from dreamoving_cli.controls import Control
+from dreamoving_cli.models.content_guider import needs_identity
 from dreamoving_cli.models.controlnet import VideoControlNet, add_residuals
 from dreamoving_cli.models.layers import Prompt
 from dreamoving_cli.models.load import Pack
@@ -26,6 +27,14 @@ EMBED_BLOCK = (
 CACHE_BYTES = 176 * 1024  # of control embeddings a frame that may be kept: with the latents 0.25 MiB at most
 
 Layers = list[list[Prompt]]  # for each cross-attention, the prompts it sums
+
+
+@dataclass(frozen=True)
+class ImagePrompts:
+    """What the Content Guider is shown."""
+
+    pictures: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # kind -> uint8 h w c each
+    identity: np.ndarray | None = None  # n c: ArcFace's embeddings of the faces, where the model takes them
 
 
 @dataclass(frozen=True)
@@ -48,16 +57,17 @@ class Prompts:
 
 
 @torch.inference_mode()
-def encode_prompts(pack: Pack, options: RenderOptions, pictures: Mapping[str, np.ndarray]) -> Prompts:
-    """Encode the text and the pictures (kind -> uint8 h w c; those of strength 0 are left out)."""
+def encode_prompts(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> Prompts:
+    """Encode the text and the pictures; those of strength 0 are left out, several of a kind are averaged."""
     guided = options.guidance_scale > 1
     text = pack.encode_text([options.negative_prompt, options.prompt] if guided else [options.prompt])
     layers: Layers = [[(k, v, 1.0)] for k, v in pack.unet.text_keys(text)]
-    for kind, picture in pictures.items():
+    for kind, pictures in shown.pictures.items():
         strength = getattr(options, f"{kind}_strength")
         if not strength:
             continue
-        tokens = pack.image_tokens(kind, [picture])
+        known = shown.identity if needs_identity(pack.config, kind) else None
+        tokens = pack.image_tokens(kind, pictures, None if known is None else torch.from_numpy(known))
         if guided:
             tokens = torch.cat([pack.image_tokens(kind, None), tokens])
         for layer, (k, v) in zip(layers, pack.guider.keys(kind, tokens), strict=True):

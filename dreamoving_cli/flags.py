@@ -22,6 +22,7 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+|nan|inf)"
 CONTROL = re.compile(
     rf"(?P<kind>[^=]+)=(?P<file>.+?)(?::(?P<scale>{NUMBER})(?::(?P<start>{NUMBER})-(?P<end>{NUMBER}))?)?"
 )
+LORA = re.compile(rf"(?P<file>.*?)(?::(?P<scale>{NUMBER}))?", re.DOTALL)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,9 +82,18 @@ def extra(info: FieldInfo) -> dict[str, Any]:
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keys of a preset."""
     given = {name: value for name, value in flags.items() if value not in (None, [])}
+    if "loras" in given:
+        given["loras"] = [parse_lora(text) for text in given["loras"]]
     if "controls" in given:
         given["controls"] = [parse_control(text) for text in given["controls"]]
     return given
+
+
+def parse_lora(text: str) -> dict[str, Any]:
+    """FILE[:SCALE]; a colon before no number is part of the file."""
+    found = LORA.fullmatch(text)
+    assert found is not None  # any text matches
+    return {"file": Path(found["file"])} | ({"scale": float(found["scale"])} if found["scale"] else {})
 
 
 def parse_control(text: str) -> dict[str, Any]:

@@ -280,6 +280,23 @@ def models_import(
         say("no known file was found")
 
 
+@models_app.command("convert")
+def models_convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A PyTorch checkpoint.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write it here.", show_default=False)] = None,
+    allow_pickle: Annotated[
+        bool, switch("--allow-pickle", "Open it although models.lock does not know it.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a PyTorch checkpoint as safetensors, once and for all, and say what it is."""
+    from dreamoving_cli.recipes import convert
+
+    path, what = convert(file, out, allow_pickle)
+    say(f"{file} is {what}")
+    typer.echo(path)
+
+
 @models_app.command("export")
 def models_export(
     destination: Annotated[Path, typer.Argument(metavar="DIR|FILE.tar", show_default=False)],

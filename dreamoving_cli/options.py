@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -33,6 +34,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
 }
 
+MODELS = ("auto", "sd15", "mini")
 MAX_SEED = 2**32 - 1
 MAX_FPS = 240
 
@@ -72,11 +74,42 @@ def picture_size(value: Any) -> Any:
     return value
 
 
+def several(value: Any) -> Any:
+    """One file or a list of them as a list."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, (str, Path)) else value
+
+
+def model_name(value: Any) -> Any:
+    """One of MODELS, a file that names a model's parts, or a pack's folder."""
+    if isinstance(value, (str, Path)) and (str(value) in MODELS or is_model_path(value)):
+        return str(value)
+    *names, last = MODELS
+    choice = f"{', '.join(names)} or {last}"
+    raise UsageError(
+        f"model is '{value}'", f"Choose {choice}, or give a model file (.yaml) or a pack's folder."
+    )
+
+
+def is_model_path(value: Any) -> bool:
+    """Whether this is a model file, or the folder of a model pack, and no name."""
+    return str(value).endswith((".yaml", ".yml")) or (Path(str(value)) / "config.json").is_file()
+
+
 Strength = Annotated[float, Field(strict=True, ge=0, le=2)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seconds = Annotated[Fraction, BeforeValidator(seconds), PlainSerializer(str), Field(ge=0)]
 Rate = Annotated[str | None, BeforeValidator(frame_rate)]
+Files = Annotated[
+    tuple[Path, ...],
+    BeforeValidator(several),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+    ),
+]
+Model = Annotated[str, BeforeValidator(model_name)]
 Size = Annotated[str | None, BeforeValidator(picture_size)]
 
 
@@ -105,6 +138,13 @@ class ControlOptions(Options):
             )
             raise UsageError(span, "Choose a start below the end.")
         return self
+
+
+class LoraOptions(Options):
+    """One LoRA, merged into the model before it renders."""
+
+    file: Path = Field(description="A LoRA file, or a LoRA's id in models.lock.")
+    scale: float = Field(default=1.0, strict=True, ge=-4, le=4, description="How strongly it counts.")
 
 
 class ContextOptions(Options):
@@ -146,8 +186,13 @@ class ContextOptions(Options):
 class RenderOptions(Options):
     """Everything that one render needs to know but the device and the output file."""
 
-    model: Literal["auto", "sd15", "mini"] = field(
-        "auto", "Look", "Model pack; auto: sd15 where its files and a CUDA device are, else mini."
+    model: Model = field(
+        "auto",
+        "Look",
+        "auto, sd15, mini, a model file or a pack's folder; auto: sd15 if it and CUDA are here, or mini.",
+    )
+    loras: tuple[LoraOptions, ...] = field(
+        (), "Look", "FILE[:SCALE]: a style, character or motion LoRA; repeatable.", "--lora"
     )
     pose: Path | None = field(None, "Inputs", "The dance: footage, a pose map video or keypoints JSON.")
     pose_kind: Literal["auto", "footage", "map", "json"] = field(
@@ -157,7 +202,7 @@ class RenderOptions(Options):
     controls: tuple[ControlOptions, ...] = field(
         (), "Inputs", "KIND=FILE[:SCALE[:START-END]]: a further control; repeatable.", "--control"
     )
-    face: Path | None = field(None, "Inputs", "A photo of the person.")
+    face: Files = field((), "Inputs", "A photo of the person; repeatable, several are averaged.")
     cloth: Path | None = field(None, "Inputs", "A photo of the garment.")
     style: Path | None = field(None, "Inputs", "One picture that guides the whole look.")
     prompt: str = field("", "Look", "The person and the scene, in words.")
@@ -237,6 +282,10 @@ class RenderOptions(Options):
         first = tuple(ControlOptions(kind=k, file=f, control_scale=s) for k, f, s in named if f is not None)
         return first + self.controls
 
+    def pictures(self, kind: str) -> tuple[Path, ...]:
+        """The pictures given as face, cloth or style."""
+        return several(getattr(self, kind))  # type: ignore[no-any-return]
+
     @property
     def height_width(self) -> tuple[int, int] | None:
         """The asked size as (height, width), the order inside the code; None: follow the driving video."""
@@ -283,11 +332,21 @@ def read_preset(name_or_file: str | Path) -> dict[str, Any]:
             f"{path} is not a preset", "Write 'key: value' lines; 'dreamoving presets schema' lists all."
         )
     values.pop("record", None)
-    for holder in [values, *tables(values.get("controls"))]:
+    loras = local_files(tables(values.get("loras")), path.parent)
+    for holder in [values, *tables(values.get("controls")), *loras]:
         for key in FILES & holder.keys():
             if isinstance(holder[key], str):
                 holder[key] = path.parent / holder[key]
+            elif isinstance(holder[key], list):
+                holder[key] = [path.parent / name if isinstance(name, str) else name for name in holder[key]]
+    if is_model_path(path.parent / str(values.get("model"))):
+        values["model"] = str(path.parent / values["model"])
     return values
+
+
+def local_files(loras: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The LoRAs that are files in this folder; the others are ids, or told to be missing later."""
+    return [lora for lora in loras if isinstance(lora.get("file"), str) and (folder / lora["file"]).exists()]
 
 
 def load_preset(name_or_file: str | Path, overrides: Mapping[str, Any] | None = None) -> RenderOptions:

@@ -8,7 +8,7 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from dreamoving_cli.options import MAX_SEED, RenderOptions, to_yaml
+from dreamoving_cli.options import MAX_SEED, RenderOptions, is_model_path, to_yaml
 
 RECORD_SUFFIX = ".dreamoving.yaml"
 SUFFIXES = {"vp9": ".webm", "prores": ".mov", "gif": ".gif", "png": ""}  # codec -> extension, .mp4 otherwise
@@ -34,7 +34,7 @@ def output_path(options: RenderOptions, asked: Path | None) -> Path:
 def default_name(options: RenderOptions, seed: str) -> str:
     """Like dance-me-shirt-42-1f3a9c.mp4: inputs, seed, and a digest of all options."""
     files = [control.file for control in options.all_controls]
-    files += [options.face, options.cloth, options.style]
+    files += [file for kind in ("face", "cloth", "style") for file in options.pictures(kind)]
     stems = dict.fromkeys(file.stem.replace(".", "_") for file in files if file)
     digest = hashlib.sha256(to_yaml(absolute(options).replace(seed=None)).encode()).hexdigest()[:6]
     return "-".join([*stems, seed, digest]) + SUFFIXES.get(options.codec or "", ".mp4")
@@ -42,10 +42,14 @@ def default_name(options: RenderOptions, seed: str) -> str:
 
 def absolute(options: RenderOptions) -> RenderOptions:
     """The same options with full paths, so that equal names in two folders stay two things."""
-    named = ("pose", "depth", "face", "cloth", "style")
+    named = ("pose", "depth", "cloth", "style")
     files = {name: path.absolute() for name in named if (path := getattr(options, name)) is not None}
     controls = tuple(c.replace(file=c.file.absolute()) if c.file else c for c in options.controls)
-    return options.replace(**files, controls=controls)
+    # A LoRA that is no file is the id of one.
+    loras = tuple(x.replace(file=x.file.absolute()) if x.file.exists() else x for x in options.loras)
+    model = str(Path(options.model).absolute()) if is_model_path(options.model) else options.model
+    face = tuple(path.absolute() for path in options.face)
+    return options.replace(**files, face=face, controls=controls, loras=loras, model=model)
 
 
 def candidates(options: RenderOptions, asked: Path | None, suffix: str = "") -> list[Path]:

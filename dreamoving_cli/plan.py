@@ -13,16 +13,18 @@ import torch
 from dreamoving_cli import paths
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
 from dreamoving_cli.device import FITS, GIB, available_gib, choose_device, choose_dtype
-from dreamoving_cli.errors import DeviceMemoryError, UsageError, WeightsError
+from dreamoving_cli.errors import DeviceMemoryError, UsageError
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import fit_size
+from dreamoving_cli.models.checkpoints.assemble import recipe_config
+from dreamoving_cli.models.checkpoints.files import Part, Recipe
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import absolute, with_seed
+from dreamoving_cli.recipes import find_loras, find_recipe, has_files, recipe_notes
 from dreamoving_cli.sampling import make_scheduler
 from dreamoving_cli.windows import Windows
 
-PACKS = ("mini", "sd15")
 PICTURES = ("face", "cloth", "style")
 
 
@@ -32,8 +34,9 @@ class Job:
 
     requested: RenderOptions  # as asked for
     options: RenderOptions  # nothing left open: these repeat the render
-    folder: Path  # of the model pack
+    source: Path | Recipe  # the model pack's folder, or the public files that make one
     config: PackConfig
+    loras: list[tuple[Part, float]]  # merged into it
     device: torch.device
     dtype: torch.dtype
     files: list[ControlFile]
@@ -84,7 +87,7 @@ def plan(options: RenderOptions, device: str = "auto") -> Plan:
         frames=job.driver.num_frames,
         duration_s=round(float(job.driver.num_frames / job.driver.fps), 3),
         controls=[f"{f.control.kind} ({f.form}, {f.control.control_scale:g}): {f.path}" for f in job.files],
-        pictures=[f"{kind}: {getattr(job.options, kind)}" for kind in used_pictures(job.options)],
+        pictures=[f"{k}: {path}" for k in used_pictures(job.options) for path in job.options.pictures(k)],
         steps=job.options.steps,
         sampler=job.options.sampler,
         seed=job.options.seed or 0,
@@ -99,11 +102,10 @@ def plan(options: RenderOptions, device: str = "auto") -> Plan:
 def prepare(options: RenderOptions, device: str = "auto") -> Job:
     """Resolve everything that was left open; refuse what cannot be done."""
     on = choose_device(device)
-    name, notes = choose_pack(options.model, on)
-    folder = pack_folder(name)
-    config = PackConfig.load(folder / "config.json")
-    make_scheduler(options.sampler, options.steps, config.scheduler.model_dump())
     files = control_files(options)
+    name, notes = choose_pack(options.model, on)
+    source, config = find_pack(name, options, files)
+    make_scheduler(options.sampler, options.steps, config.scheduler.model_dump())
     check_pack(config, options, files)
     driver = open_driver(options, files)
     size = choose_size(options, config, driver)
@@ -113,19 +115,22 @@ def prepare(options: RenderOptions, device: str = "auto") -> Job:
         model=name, size=f"{size[1]}x{size[0]}", fps=str(driver.fps), context=context, shared_noise=shared
     )
     for kind in used_pictures(options):
-        read_image(getattr(options, kind))
+        for path in options.pictures(kind):
+            read_image(path)
+    told = recipe_notes(source, options.sampler) if isinstance(source, Recipe) else ()
     job = Job(
         requested=options,
         options=resolved,
-        folder=folder,
+        source=source,
         config=config,
+        loras=find_loras(options.loras),
         device=on,
         dtype=choose_dtype(on),
         files=files,
         driver=driver,
         size=size,
         windows=Windows(driver.num_frames, **context.model_dump()),
-        notes=[*notes, *remarks(options, config, driver, size)],
+        notes=[*notes, *told, *remarks(options, config, driver, size)],
     )
     refuse_too_big(job)
     return job
@@ -133,22 +138,24 @@ def prepare(options: RenderOptions, device: str = "auto") -> Job:
 
 def choose_pack(model: str, device: torch.device) -> tuple[str, list[str]]:
     """The name of the model pack; auto falls back to the miniature, and says so."""
-    here = [name for name in PACKS if (pack_folder(name) / "config.json").is_file()]
-    name, notes = model, []
-    if model == "auto":
-        lacks = [] if "sd15" in here else ["its files are not here"]
-        lacks += [] if device.type == "cuda" else ["there is no CUDA device"]
-        name = "mini" if lacks else "sd15"
-        notes = [f"model: mini, the miniature (sd15: {' and '.join(lacks)})" if lacks else "model: sd15"]
-    if name not in here:
-        remedy = "Reinstall dreamoving." if name == "mini" else "Choose --model mini: it is built in."
-        raise WeightsError(f"the files of model '{name}' are not at {pack_folder(name)}", remedy)
-    return name, notes
+    if model != "auto":
+        return model, []
+    lacks = [] if has_files("sd15") else ["its files are not here"]
+    lacks += [] if device.type == "cuda" else ["there is no CUDA device"]
+    if lacks:
+        return "mini", [f"model: mini, the miniature (sd15: {' and '.join(lacks)})"]
+    return "sd15", ["model: sd15"]
 
 
-def pack_folder(name: str) -> Path:
-    """Where a model pack is, or would be."""
-    return paths.MINI if name == "mini" else paths.weight_cache() / "packs" / name
+def find_pack(
+    name: str, options: RenderOptions, files: list[ControlFile]
+) -> tuple[Path | Recipe, PackConfig]:
+    """Where the model pack is, and its config; of public files, those that this render uses."""
+    if name == "mini" or Path(name).is_dir():
+        folder = paths.MINI if name == "mini" else Path(name)
+        return folder, PackConfig.load(folder / "config.json")
+    recipe = find_recipe(name, [file.control.kind for file in files], used_pictures(options))
+    return recipe, recipe_config(recipe)
 
 
 def check_pack(config: PackConfig, options: RenderOptions, files: list[ControlFile]) -> None:
@@ -199,13 +206,19 @@ def remarks(
 
 def used_pictures(options: RenderOptions) -> list[str]:
     """The image prompts that are given and count; strength 0 costs nothing."""
-    return [k for k in PICTURES if getattr(options, k) is not None and getattr(options, f"{k}_strength")]
+    return [k for k in PICTURES if options.pictures(k) and getattr(options, f"{k}_strength")]
+
+
+def count_weights(source: Path | Recipe) -> int:
+    """Numbers in all weights of a model pack."""
+    if isinstance(source, Recipe):
+        return source.count_values()
+    return sum(file.stat().st_size for file in source.glob("*.safetensors")) // STORED_BYTES
 
 
 def estimate_gib(job: Job) -> float:
     """Memory of the largest stage: weights, one batch of windows or of decoded frames, and all latents."""
     itemsize = torch.finfo(job.dtype).bits // 8
-    stored = sum(file.stat().st_size for file in job.folder.glob("*.safetensors"))
     channels, height, width = job.latent_shape
     cells = height * width
     frames = min(job.windows.context_frames, job.driver.num_frames) * job.windows.window_batch
@@ -215,7 +228,7 @@ def estimate_gib(job: Job) -> float:
     decoded = min(job.options.decode_batch, job.driver.num_frames)
     decoding = decoded * math.prod(job.size) * itemsize * DECODER_WIDTH[job.config.vae.kind]
     latents = job.driver.num_frames * channels * cells * 4 * LATENT_COPIES
-    weights = stored * itemsize / STORED_BYTES
+    weights = count_weights(job.source) * itemsize
     base = BASE_BYTES if job.device.type == "cpu" else 0
     return (base + weights + latents + max(denoising, decoding)) / GIB
 

@@ -46,9 +46,10 @@ def request(options: RenderOptions) -> dict[str, Any]:
 def input_hashes(options: RenderOptions) -> dict[str, str]:
     """sha256 of every input file that counts, by its full path."""
     files = [control.file for control in options.all_controls if control.control_scale > 0]
-    files += [
-        getattr(options, kind) for kind in ("face", "cloth", "style") if getattr(options, f"{kind}_strength")
-    ]
+    kinds = [kind for kind in ("face", "cloth", "style") if getattr(options, f"{kind}_strength")]
+    files += [file for kind in kinds for file in options.pictures(kind)]
+    files += [lora.file for lora in options.loras if lora.file.is_file()]
+    files += [Path(options.model)] if Path(options.model).is_file() else []
     return {str(path.absolute()): file_sha256(path) for path in files if path is not None}
 
 

@@ -12,20 +12,24 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dreamoving_cli.conditioning import encode_prompts, make_predict_noise
+from dreamoving_cli.conditioning import ImagePrompts, encode_prompts, make_predict_noise
 from dreamoving_cli.controls import Control, footage_poses, open_controls, shot_cuts
 from dreamoving_cli.device import memory_errors, on_device
 from dreamoving_cli.errors import OutputError
 from dreamoving_cli.media.images import fit_square, read_image
 from dreamoving_cli.media.writer import check_output, output_path, write_video
+from dreamoving_cli.models.checkpoints.files import Recipe, read_tensors
+from dreamoving_cli.models.checkpoints.lora import merge_loras
+from dreamoving_cli.models.config import PackConfig
+from dreamoving_cli.models.content_guider import needs_identity
 from dreamoving_cli.models.load import Pack, load_pack
 from dreamoving_cli.models.vae import VAE
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.plan import Job, Plan, plan, prepare, used_pictures
+from dreamoving_cli.recipes import sha256_of
 from dreamoving_cli.record import input_hashes, request, versions, write_record
 from dreamoving_cli.resume import Checkpoint, state_path, unfinished
 from dreamoving_cli.sampling import DenoiseState, FrameNoise, Solver, denoise, make_scheduler
-from dreamoving_cli.weights import file_sha256
 
 __all__ = ["OnProgress", "Plan", "plan", "render"]
 
@@ -54,7 +58,7 @@ def render(
     options = as_before(options, output) if resume else options
     job = prepare(options, device)  # cheap refusals come first
     facts = gather_facts(job)
-    pictures = read_pictures(job.options)
+    pictures = read_pictures(job.options, job.config)
 
     with (
         memory_errors(),
@@ -63,7 +67,9 @@ def render(
         if resume:
             checkpoint.load()
         find_poses(job, checkpoint, on_progress)
-        pack = load_pack(job.folder, [file.control.kind for file in job.files], dtype=job.dtype)
+        pack = load_pack(job.source, [file.control.kind for file in job.files], dtype=job.dtype)
+        for part, scale in job.loras:
+            merge_loras(pack, read_tensors(part), scale, part.name)
         with open_controls(job.files, job.driver, job.size, checkpoint.poses) as controls:
             latents = denoise_clip(job, pack, (pictures, controls), checkpoint, on_progress)
         with on_device([pack.vae], job.device):
@@ -105,9 +111,19 @@ def gather_facts(job: Job) -> dict[str, Any]:
         "notes": job.notes,
         "requested": request(job.requested),
         "inputs": input_hashes(job.options),
-        "weights": {file.name: file_sha256(file) for file in sorted(job.folder.glob("*.*"))},
+        "weights": weight_hashes(job),
         "versions": versions(),
     }
+
+
+def weight_hashes(job: Job) -> dict[str, str]:
+    """sha256 of every weight file, LoRAs too, by its name or id."""
+    parts = [part for part, _ in job.loras]
+    if isinstance(job.source, Recipe):
+        hashes, parts = {}, [*job.source.files, *parts]
+    else:
+        hashes = {file.name: sha256_of(file) for file in sorted(job.source.glob("*.*"))}
+    return hashes | {part.id or str(file): sha256_of(file) for part in parts for file in part.files}
 
 
 def fixed(job: Job, facts: dict[str, Any]) -> dict[str, Any]:
@@ -117,16 +133,25 @@ def fixed(job: Job, facts: dict[str, Any]) -> dict[str, Any]:
     return {"seed": job.options.seed, "options": options, **{name: facts[name] for name in names}}
 
 
-def read_pictures(options: RenderOptions) -> dict[str, np.ndarray]:
-    """The image prompts that count, cut to what they show: kind -> uint8 h w c, square."""
-    pictures = {kind: read_image(getattr(options, kind)) for kind in used_pictures(options)}
-    if "face" in pictures:
-        from dreamoving_cli.extract.face import crop_face
+def read_pictures(options: RenderOptions, config: PackConfig) -> ImagePrompts:
+    """The image prompts that count, cut to what they show."""
+    given = {kind: [read_image(path) for path in options.pictures(kind)] for kind in used_pictures(options)}
+    photos = given.pop("face", None)
+    shown = {  # nothing of a long picture is cut off
+        kind: [fit_square(picture, max(picture.shape[:2])) for picture in pictures]
+        for kind, pictures in given.items()
+    }
+    if photos is None:
+        return ImagePrompts(shown)
+    named = list(zip(map(str, options.face), photos, strict=True))
+    if needs_identity(config, "face"):
+        from dreamoving_cli.extract.identity import read_identities
 
-        pictures["face"] = crop_face(pictures["face"], name=str(options.face))
-    for kind in pictures.keys() & {"cloth", "style"}:  # nothing of a long picture is cut off
-        pictures[kind] = fit_square(pictures[kind], max(pictures[kind].shape[:2]))
-    return pictures
+        crops, identity = read_identities(named)
+        return ImagePrompts(shown | {"face": crops}, identity)
+    from dreamoving_cli.extract.face import crop_face
+
+    return ImagePrompts(shown | {"face": [crop_face(photo, name=name) for name, photo in named]})
 
 
 @contextmanager
@@ -151,11 +176,11 @@ def find_poses(job: Job, checkpoint: Checkpoint, on_progress: OnProgress) -> Non
 def denoise_clip(
     job: Job,
     pack: Pack,
-    inputs: tuple[dict[str, np.ndarray], Sequence[Control]],
+    inputs: tuple[ImagePrompts, Sequence[Control]],
     checkpoint: Checkpoint,
     on_progress: OnProgress,
 ) -> Tensor:
-    """Latents of the whole clip, 1 c f h w. inputs: pictures by kind, controls."""
+    """Latents of the whole clip, 1 c f h w. inputs: image prompts, controls."""
     pictures, controls = inputs
     options, num_frames = job.options, job.driver.num_frames
     assert options.seed is not None

@@ -89,7 +89,7 @@ def chosen_options(preset: str | None, given: Mapping[str, Any]) -> RenderOption
     """The preset with the flags on top; without one, the look that suits the model pack."""
     if preset is not None:
         return load_preset(preset, given)
-    suits = "quality" if given.get("model") == "sd15" else "mini"
+    suits = "mini" if given.get("model", "auto") in ("auto", "mini") else "quality"
     return load_preset(suits, {"model": "auto", **given})
 
 
@@ -98,7 +98,8 @@ def unused(options: RenderOptions) -> list[str]:
     return [
         f"{path} is not used: {name}_strength is 0. Give --{name}-strength to use it."
         for name in ("face", "cloth", "style")
-        if (path := getattr(options, name)) and not getattr(options, f"{name}_strength")
+        for path in options.pictures(name)
+        if not getattr(options, f"{name}_strength")
     ]
 
 

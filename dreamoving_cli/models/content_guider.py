@@ -66,6 +66,11 @@ class ContentGuider(nn.Module):
         return [attention(tokens) for attention in self.attentions[kind]]  # type: ignore[attr-defined]
 
 
+def needs_identity(config: PackConfig, kind: str) -> bool:
+    """Whether this kind of prompt takes ArcFace embeddings beside the picture."""
+    return bool(config.guider[kind]["projection"].startswith("faceid"))
+
+
 def attention_sizes(unet: dict[str, Any]) -> list[tuple[int, int]]:
     """(width, heads) of each cross-attention of a U-Net with these arguments, in walk order."""
     with torch.device("meta"):

@@ -69,6 +69,16 @@ def load_tokenizer(folder: Path) -> Any:
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
+def read_tokenizer(vocabulary: Path, merges: Path, max_length: int) -> Any:
+    """A CLIP tokenizer from its vocab.json and merges.txt, wherever they lie and whatever they are called."""
+    from transformers import CLIPTokenizer
+
+    lines = merges.read_text(encoding="utf-8").splitlines()
+    pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+    tokens = json.loads(vocabulary.read_text(encoding="utf-8"))
+    return CLIPTokenizer(vocab=tokens, merges=pairs, model_max_length=max_length)
+
+
 def encode_text(encoder: Any, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     """Token sequences padded to the tokenizer's length, as SD takes them: b l d."""
     length = encoder.config.max_position_embeddings

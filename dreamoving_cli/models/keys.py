@@ -28,12 +28,24 @@ RESNET_NAMES = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-POSITIONS = ".pos_encoder.pe"  # position tables: ours are computed
+POSITIONS = (
+    ".pos_encoder.pe",
+    ".pos_embed.pe",
+)  # position tables, AnimateDiff's and diffusers'; ours are computed
+UNET_PARTS = (
+    "conv_in.",
+    "conv_out.",
+    "conv_norm_out.",
+    "time_embedding.",
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+)
 
 
 def motion_block_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keys of one AnimateDiff temporal module -> keys of a `MotionBlock`."""
-    return {_rename_motion(key): value for key, value in state.items() if not key.endswith(POSITIONS)}
+    return {rename_motion(key): value for key, value in state.items() if not key.endswith(POSITIONS)}
 
 
 def animatediff_to_ours(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -44,12 +56,30 @@ def animatediff_to_ours(state: Mapping[str, Any]) -> dict[str, Tensor]:
         key = name.removeprefix("module.")
         if key.endswith(POSITIONS) or not isinstance(value, Tensor):
             continue
-        renamed[f"motion.{_rename_motion(key)}" if "motion_modules." in key else f"unet.{key}"] = value
+        renamed[f"motion.{rename_motion(key)}" if "motion_modules." in key else f"unet.{key}"] = value
     return renamed
 
 
+def motion_module_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys of a motion module or diffusers MotionAdapter -> keys of `MotionBlocks`.
+
+    A U-Net saved along with it is left out; whatever else is in the file stays, for a strict load to refuse.
+    """
+    plain = {key.removeprefix("module."): value for key, value in state.items()}
+    return {
+        rename_motion(key): value
+        for key, value in plain.items()
+        if not key.endswith(POSITIONS) and ("motion_modules." in key or not key.startswith(UNET_PARTS))
+    }
+
+
 def controlnet_to_ours(state: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
-    """Keys of an LDM ControlNet -> keys of a `VideoControlNet`; layers: residual blocks of each level."""
+    """Keys of an LDM ControlNet -> keys of a `VideoControlNet`; layers: residual blocks of each level.
+
+    The whole models of ControlNet 1.0 hold a Stable Diffusion too, which is left out.
+    """
+    if any(key.startswith("control_model.") for key in state):
+        state = {key: value for key, value in state.items() if key.startswith("control_model.")}
     names = {
         "input_blocks.0.0": "conv_in",
         "time_embed.0": "time_embedding.linear_1",
@@ -82,9 +112,15 @@ def ip_adapter_to_ours(state: Mapping[str, Tensor], unet: Any, kind: str) -> dic
         if key.startswith("image_proj."):
             renamed[f"projections.{kind}.{key.removeprefix('image_proj.')}"] = value
         elif "_lora." not in key:
-            _, number, rest = key.split(".", 2)
-            renamed[f"attentions.{kind}.{theirs[number]}.{rest}"] = value
+            number, _, rest = key.removeprefix("ip_adapter.").partition(".")
+            renamed[f"attentions.{kind}.{theirs.get(number, number)}.{rest}"] = value
     return renamed
+
+
+def adapter_attentions(unet: Any) -> list[str]:
+    """Names of all attentions in the order in which IP-Adapter files number them: down, up, mid."""
+    names = {id(module): name for name, module in unet.named_modules()}
+    return [names[id(attention)] for b in _adapter_blocks(unet) for attention in (b.attn1, b.attn2)]
 
 
 @torch.no_grad()
@@ -101,7 +137,7 @@ def merge_lora(attention: Any, lora: Mapping[str, Tensor], scale: float = 1.0) -
         layer.weight += scale * (up @ down).to(layer.weight)
 
 
-def _rename_motion(key: str) -> str:
+def rename_motion(key: str) -> str:
     for theirs, ours in MOTION_NAMES:
         key = key.replace(theirs, ours)
     return key
@@ -137,6 +173,10 @@ def _resnet_name(match: re.Match[str]) -> str:
 
 
 def _adapter_order(unet: Any) -> list[Any]:
+    return [block.attn2 for block in _adapter_blocks(unet)]
+
+
+def _adapter_blocks(unet: Any) -> list[Any]:
     blocks = [*unet.down_blocks, *unet.up_blocks, unet.mid_block]
     transformers = [t for block in blocks for t in getattr(block, "attentions", None) or () if t is not None]
-    return [b.attn2 for t in transformers for b in t.transformer_blocks]
+    return [b for t in transformers for b in t.transformer_blocks]

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamoving_cli.errors import UsageError, WeightsError
+from dreamoving_cli.models.checkpoints.files import Recipe
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
@@ -86,8 +87,11 @@ class Pack:
             offered = ", ".join(self.config.guider) or "none"
             raise UsageError(f"model '{self.config.name}' takes no {kind} picture", f"It takes: {offered}.")
         if pictures is None:
-            return self.guider.tokens(kind, self.no_image(identity=identity))
+            nobody = torch.zeros(1, self.config.guider[kind].get("identity", 512))
+            return self.guider.tokens(kind, self.no_image(identity=nobody.to(next(self.guider.parameters()))))
         pixels = prepare_pictures(pictures, self.image_encoder.config.image_size)
+        if identity is not None:
+            identity = identity.to(next(self.guider.parameters()))
         features = self.image_features(pixels.to(self.image_encoder.device), identity)
         return self.guider.tokens(kind, features).mean(0, keepdim=True)
 
@@ -97,23 +101,30 @@ def build_pack(config: PackConfig, seed: int | None = None, tokenizer: Any = Non
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.random.manual_seed(seed)
-        return _build(config, config.controls, tokenizer)
+        return build_networks(config, config.controls, tokenizer)
 
 
 def load_pack(
-    folder: Path,
+    folder: Path | Recipe,
     controls: Sequence[str] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Pack:
-    """The pack in `folder`, ready to render, with the ControlNets named in `controls` (None: all)."""
+    """The pack in `folder`, ready to render, with the ControlNets named in `controls` (None: all).
+
+    A recipe of public files is assembled; it names the controls itself.
+    """
+    if isinstance(folder, Recipe):
+        from dreamoving_cli.models.checkpoints.assemble import assemble
+
+        return assemble(folder, device, dtype)
     config = PackConfig.load(folder / "config.json")
     wanted = list(config.controls if controls is None else controls)
     if unknown := [kind for kind in wanted if kind not in config.controls]:
         offered = ", ".join(config.controls) or "none"
         raise UsageError(f"model '{config.name}' has no control '{unknown[0]}'", f"It has: {offered}.")
     with init_empty_weights(include_buffers=False):  # random weights would be thrown away
-        pack = _build(config, wanted, load_tokenizer(folder / "tokenizer"))
+        pack = build_networks(config, wanted, load_tokenizer(folder / "tokenizer"))
     for name, network in pack.networks().items():
         path = folder / f"{name}.safetensors"
         load_exactly(network, read_weights(path), source=str(path))
@@ -168,7 +179,8 @@ def channels_last(model: nn.Module) -> nn.Module:
     return model
 
 
-def _build(config: PackConfig, controls: Collection[str], tokenizer: Any) -> Pack:
+def build_networks(config: PackConfig, controls: Collection[str], tokenizer: Any) -> Pack:
+    """The networks of this config, with as many ControlNets as `controls` names."""
     tokenizer = learn_tokenizer() if tokenizer is None else tokenizer
     if len(tokenizer) > (vocabulary := config.text.get("vocab_size", 49408)):
         raise WeightsError(

@@ -108,7 +108,7 @@ def test_the_issue_s_first_command(run: Callable[..., Any], engine: StandIn) -> 
     [(options, output, device, more)] = engine.asked
     assert (options.pose, options.face, options.cloth) == (
         Path("dance.mp4"),
-        Path("me.jpg"),
+        (Path("me.jpg"),),
         Path("shirt.png"),
     )
     assert options.model == "auto"  # the engine says that it falls back
@@ -136,6 +136,8 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
         *words,
         "--control",
         "canny=e.mp4:0.4:0.1-0.9",
+        "--lora",
+        "style.safetensors:0.8",
         "--no-audio",
         "--device",
         "cpu",
@@ -146,12 +148,14 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
     plain = {
         key: value
         for key, value in options.model_dump(mode="json").items()
-        if key not in ("context", "controls")
+        if key not in ("context", "controls", "loras")
     }
     flat = {**plain, **options.context.model_dump()}
     renamed = {"start": "start_s", "frames": "num_frames"}
     expected = {renamed.get(key, key.replace("-", "_")): value for key, value in values.items()}
-    assert flat == expected | {"start_s": "125/2", "audio": False, "duration_s": None}
+    assert flat == expected | {"start_s": "125/2", "audio": False, "duration_s": None, "face": ["f.jpg"]}
+    [lora] = options.loras
+    assert (lora.file, lora.scale) == (Path("style.safetensors"), 0.8)
     [control] = options.controls
     assert (control.kind, control.control_scale, control.control_start, control.control_end) == (
         "canny",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamoving_cli.conditioning import Embeddings, encode_prompts, guide
+from dreamoving_cli.conditioning import Embeddings, ImagePrompts, encode_prompts, guide
 from dreamoving_cli.controls import Control
 from dreamoving_cli.models.load import Pack, build_pack
 from dreamoving_cli.models.tiny import tiny_config
@@ -37,7 +37,7 @@ def test_guidance_moves_from_uncond_towards_cond() -> None:
 
 
 def test_guidance_of_one_has_no_uncond_branch(pack: Pack) -> None:
-    picture = {"cloth": np.zeros((40, 40, 3), np.uint8)}
+    picture = ImagePrompts({"cloth": [np.zeros((40, 40, 3), np.uint8)]})
     for scale, branches in ((1.0, 1), (2.0, 2)):
         prompts = encode_prompts(pack, RenderOptions(guidance_scale=scale, prompt="a"), picture)
         assert prompts.branches == branches
@@ -46,7 +46,7 @@ def test_guidance_of_one_has_no_uncond_branch(pack: Pack) -> None:
 
 
 def test_prompts_of_a_batch_repeat_each_branch_for_its_windows(pack: Pack) -> None:
-    prompts = encode_prompts(pack, RenderOptions(guidance_scale=2.0, prompt="a"), {})
+    prompts = encode_prompts(pack, RenderOptions(guidance_scale=2.0, prompt="a"), ImagePrompts())
     unet, controls = prompts.for_windows(3)
     k, many = prompts.unet[0][0][0], unet[0][0][0]
     assert torch.equal(many, torch.stack([k[0], k[0], k[0], k[1], k[1], k[1]]))

@@ -30,7 +30,7 @@ NAN = float("nan")
 REQUIRED = {"quality", "fast", "text-only", "portrait", "full-body", "stylised", "mini"}
 PER_RENDER = {  # what belongs to one render and not to a look
     "pose", "pose_kind", "depth", "controls", "face", "cloth", "style", "seed", "size",
-    "start_s", "duration_s", "num_frames",
+    "start_s", "duration_s", "num_frames", "loras",
 }  # fmt: skip
 
 
@@ -50,7 +50,10 @@ PER_RENDER = {  # what belongs to one render and not to a look
         ({"seed": MAX_SEED + 1}, f"seed is {MAX_SEED + 1}. Choose 0 to {MAX_SEED}."),
         ({"seed": -1}, f"seed is -1. Choose 0 to {MAX_SEED}."),
         ({"sampler": "ddpm"}, "sampler is 'ddpm'. Choose one of ddim, euler, euler-a, dpm++2m, lcm."),
-        ({"model": "sd21"}, "model is 'sd21'. Choose one of auto, sd15, mini."),
+        (
+            {"model": "sd21"},
+            "model is 'sd21'. Choose auto, sd15 or mini, or give a model file (.yaml) or a pack's folder.",
+        ),
         ({"size": "512"}, "size is '512'. Give WIDTHxHEIGHT in pixels, 16 or more a side, such as 512x768."),
         (
             {"size": "8x512"},
@@ -91,7 +94,7 @@ def test_wrong_values_are_refused_in_one_sentence(values: dict, sentence: str) -
 
 
 def test_unknown_key_without_a_near_one_lists_all() -> None:
-    with pytest.raises(UsageError, match=r"unknown option 'zzz'\. Known: model, pose,"):
+    with pytest.raises(UsageError, match=r"unknown option 'zzz'\. Known: model, loras, pose,"):
         RenderOptions(zzz=1)
 
 

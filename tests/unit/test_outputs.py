@@ -35,7 +35,8 @@ def test_the_same_render_has_the_same_name_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = output_path(OPTIONS, None).name
-    full = OPTIONS.replace(**{name: getattr(OPTIONS, name).absolute() for name in ("pose", "face", "cloth")})
+    files = {name: getattr(OPTIONS, name).absolute() for name in ("pose", "cloth")}
+    full = OPTIONS.replace(**files, face=tuple(path.absolute() for path in OPTIONS.face))
     monkeypatch.chdir(tmp_path)
     assert output_path(full, None).name == here
 
