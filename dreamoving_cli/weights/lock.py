@@ -207,7 +207,8 @@ def choose(
     No word means the groups of every day. `commercial` leaves out what may not be used so.
     """
     wanted: set[str] = set()
-    for name in names or EVERYDAY:
+    known = {group for entry in lock.entries.values() for group in entry.groups}
+    for name in names or [group for group in EVERYDAY if group in known]:
         wanted |= _meant(lock, name, everything)
     chosen = [entry for entry in lock.entries.values() if entry.id in wanted]
     return [entry for entry in chosen if not (commercial and entry.commercial == "no")]
