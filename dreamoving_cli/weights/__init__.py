@@ -2,7 +2,6 @@
 
     weight_path("motion.sd15-v2")    a verified file; fetched if the user's rules allow it
     weight_paths([...])              several, all that are missing named in one refusal
-    weight_folder("sd15.tokenizer")  all files of that name as a folder, under the names that loaders look for
     entry("motion.sd15-v2")          what is known of it: kind, variant, motion.frames, motion.norm, ...
     entry_by_sha256(hash)            which locked file this is, or None
 
@@ -10,14 +9,10 @@ In reading order: lock.py, overlay.py, store.py, transport.py, hub.py, archives.
 travel.py, upkeep.py and refresh.py, which only the `models` commands need.
 """
 
-import hashlib
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from dreamoving_cli.errors import WeightsError
-from dreamoving_cli.paths import weight_cache
 from dreamoving_cli.weights import store
 from dreamoving_cli.weights.fetch import Rules, bring
 from dreamoving_cli.weights.lock import Entry, License, Lock, Motion
@@ -26,7 +21,7 @@ from dreamoving_cli.weights.store import file_sha256
 
 __all__ = [
     "Entry", "License", "Lock", "Motion", "Rules", "entry", "entry_by_sha256", "file_sha256", "known",
-    "list_weights", "weight_folder", "weight_path", "weight_paths",
+    "list_weights", "weight_path", "weight_paths",
 ]  # fmt: skip
 
 
@@ -64,35 +59,3 @@ def weight_paths(weight_ids: Sequence[str]) -> dict[str, Path]:
             f"Run: dreamoving models pull {ids}",
         )
     return {each.id: store.blob_path(each.sha256) for each in entries}
-
-
-def weight_folder(prefix: str) -> Path:
-    """All files whose id begins with `prefix` as a folder of links, named as at their source."""
-    files = {
-        each.name: weight_path(each.id)
-        for each in known().entries.values()
-        if each.id.startswith(prefix + ".")
-    }
-    if not files:
-        entry(prefix)  # refuses with the nearest
-    digest = hashlib.sha256(
-        "".join(f"{name} {path.name} " for name, path in files.items()).encode()
-    ).hexdigest()
-    folder = weight_cache() / "folders" / f"{prefix}-{digest[:12]}"
-    if not folder.is_dir():
-        _make_folder(folder, files)
-    return folder
-
-
-def _make_folder(folder: Path, files: dict[str, Path]) -> None:
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
-    part.mkdir(parents=True)
-    for name, path in files.items():
-        try:
-            (part / name).symlink_to(path)
-        except OSError:  # a system without links
-            shutil.copyfile(path, part / name)
-    try:
-        part.rename(folder)
-    except OSError:  # another process made it meanwhile
-        shutil.rmtree(part)

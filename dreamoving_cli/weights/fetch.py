@@ -5,6 +5,7 @@ source is tried. Not here: many files (pull.py), bytes (transport.py).
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -35,6 +36,9 @@ class Rules:
     unreachable: set[str] = field(
         default_factory=set
     )  # sources that did not answer, not to be waited for twice
+
+
+_log = logging.getLogger(__name__)
 
 
 class _WrongBytesError(SourceError):
@@ -102,6 +106,10 @@ def adopt(entry: Entry) -> Path | None:
 def _fetch(entry: Entry, lock: Lock, rules: Rules) -> Path:
     """Try the sources in order."""
     refuse_offline([entry], rules)
+    if rules.on_file is quiet:  # nobody shows progress, and a file can be large
+        _log.warning(
+            "fetching %s (%s MB)", entry.id, "?" if entry.size is None else max(entry.size // 10**6, 1)
+        )
     problems: list[tuple[Source, SourceError]] = []
     for source in entry.sources:
         try:

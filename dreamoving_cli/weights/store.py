@@ -92,7 +92,11 @@ def link(source: Path, sha256: str) -> Path:
     try:
         os.link(target, part)
     except OSError:  # another disk, or one without hard links
-        part.symlink_to(target)
+        try:
+            part.symlink_to(target)
+        except OSError:  # a system that keeps links for administrators
+            with writing():
+                shutil.copyfile(target, part)
     return keep(part, sha256)
 
 

@@ -186,8 +186,8 @@ def _import_file(path: Path, catalog: _Catalog, result: Imported, asked_for: boo
         _take(path, catalog, result, asked_for)
 
 
-def _take(path: Path, catalog: _Catalog, result: Imported, asked_for: bool) -> None:
-    """Take one file if it is a known one."""
+def _take(path: Path, catalog: _Catalog, result: Imported, asked_for: bool, ours: bool = False) -> None:
+    """Take one file if it is a known one: copied, or as it is if the part is `ours`."""
     sha256 = store.file_sha256(path)
     name = catalog.recognize(sha256)
     if name is None:
@@ -199,7 +199,7 @@ def _take(path: Path, catalog: _Catalog, result: Imported, asked_for: bool) -> N
         result.unknown.append(str(path))
     elif store.is_unchanged(sha256):
         result.present.append(name)
-    elif store.copy(path, sha256) is not None:
+    elif (store.keep(path, sha256) if ours else store.copy(path, sha256)) is not None:
         result.taken.append(name)
 
 
@@ -210,6 +210,7 @@ def _as_part(stream: IO[bytes], name: str) -> Iterator[Path]:
         with store.writing(), part.open("wb") as file:
             while chunk := stream.read(2**20):
                 file.write(chunk)
+            store.sync(file.fileno())
         yield part
     finally:
         part.unlink(missing_ok=True)
@@ -227,7 +228,7 @@ def _import_tar(path: Path, catalog: _Catalog, result: Imported) -> None:
                     catalog.learn(stream.read().decode())
                 elif catalog.may_be(name, member.size):
                     with _as_part(stream, store.safe(name)) as part:
-                        _take(part, catalog, result, asked_for=False)
+                        _take(part, catalog, result, asked_for=False, ours=True)
     except (tarfile.TarError, EOFError) as error:
         raise InputError(f"{path} is damaged ({error})", "Export it again.") from error
 
@@ -241,5 +242,5 @@ def _import_zip(path: Path, catalog: _Catalog, result: Imported) -> None:
         for member in members.infolist():
             if catalog.may_be(member.filename.rsplit("/", 1)[-1], member.file_size):
                 part, _ = archives.extract(members, member)
-                _take(part, catalog, result, asked_for=False)
+                _take(part, catalog, result, asked_for=False, ours=True)
                 part.unlink(missing_ok=True)

@@ -273,22 +273,6 @@ def test_lookups(local: Path) -> None:
     assert weights.weight_paths(["parts.a"])["parts.a"].read_bytes() == CONTENT
 
 
-def test_a_folder_of_links_has_the_names_that_loaders_look_for(local: Path) -> None:
-    write_lock(
-        file("tok.vocab", b"v", {"hf": "a/b", "path": "tokenizer/vocab.json"}),
-        file("tok.merges", b"m", {"hf": "a/b", "path": "tokenizer/merges.txt"}),
-    )
-    for data in (b"v", b"m"):
-        store.blob_path(sha256(data)).parent.mkdir(parents=True, exist_ok=True)
-        store.blob_path(sha256(data)).write_bytes(data)
-    folder = weights.weight_folder("tok")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        "vocab.json": b"v",
-        "merges.txt": b"m",
-    }
-    assert weights.weight_folder("tok") == folder
-
-
 def test_the_overlay_keeps_what_was_decided(local: Path) -> None:
     write_lock(file("eva", None, {"url": "http://nowhere/eva.pth"}))
     assert weights.entry("eva").unlocked
