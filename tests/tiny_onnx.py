@@ -53,6 +53,12 @@ def person_network(path: Path, width: float = 96, height: float = 192, side: int
     return save(path, nodes, *shapes, constants)
 
 
+def shifted(points: int, length: int, far: int, seed: int = 0) -> np.ndarray:
+    """For each point, where each place of a row takes its value from: points lie apart, about the spot."""
+    apart = np.random.default_rng(seed).permutation(np.linspace(-far, far, points).round().astype(np.int64))
+    return np.clip(np.arange(length) - apart[:, None], 0, length - 1)
+
+
 def pose_network(
     path: Path, height: int = 384, width: int = 288, points: int = 133, score: float = 0.5
 ) -> Path:
@@ -68,11 +74,14 @@ def pose_network(
         nodes += [
             helper.make_node("Resize", [name, "", "twice"], [f"{name}2"], mode="nearest"),
             helper.make_node("Mul", [f"{name}2", "scale"], [f"{name}3"]),
-            helper.make_node("Tile", [f"{name}3", "each"], [out]),
+            helper.make_node("Gather", [f"{name}3", f"{name}_shifted"], [f"{name}4"], axis=2),
+            helper.make_node("Squeeze", [f"{name}4", "one"], [out]),
         ]
     constants = {
         "one": np.array([1], np.int64), "twice": np.array([1, 1, 2], np.float32),
-        "scale": np.array(score / mean_max, np.float32), "each": np.array([1, points, 1], np.int64),
+        "scale": np.array(score / mean_max, np.float32),
+        "columns_shifted": shifted(points, 2 * width, 60),
+        "rows_shifted": shifted(points, 2 * height, 100, seed=1),
     }  # fmt: skip
     shapes = {"input": ["batch", 3, height, width]}, {
         "simcc_x": ["batch", points, 2 * width], "simcc_y": ["batch", points, 2 * height],

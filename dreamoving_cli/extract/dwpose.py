@@ -38,6 +38,8 @@ class DwposeDetector:
     def __call__(self, frames: np.ndarray) -> list[People]:
         """Everyone in each of the next frames, uint8 f h w c; scores say how sure each point is."""
         boxes = self._boxes_of(frames)
+        if not len(frames):
+            return []
         flat = [(frame, box) for frame, of_frame in zip(frames, boxes, strict=True) for box in of_frame]
         points, scores = self._points(flat)
         ends = np.cumsum([len(of_frame) for of_frame in boxes])[:-1]

@@ -20,9 +20,10 @@ from dreamoving_cli.extract.retarget import Verdict, fit_poses
 from dreamoving_cli.extract.settings import PoseOptions
 from dreamoving_cli.extract.sheet import write_sheet
 from dreamoving_cli.media.audio import Audio
+from dreamoving_cli.media.images import SUFFIXES
 from dreamoving_cli.media.video import Clip, open_clip, probe
 from dreamoving_cli.media.whole import check_output
-from dreamoving_cli.media.writer import write_video
+from dreamoving_cli.media.writer import codec_of, write_video
 
 COPIES = 12  # of all points in memory at the worst moment: raw, repaired, and what a repair works with
 FRAMES_HELD = 3 * BATCH
@@ -111,6 +112,10 @@ def refuse_outputs(source: Path, job: PoseJob) -> None:
             raise UsageError(f"{path} is the input", "Choose another output.")
         if path != job.outputs.openpose:
             check_output(path, job.overwrite)
+    if job.outputs.map:
+        codec_of(job.outputs.map)
+    if job.outputs.preview and job.outputs.preview.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"'{job.outputs.preview.suffix}' is not a picture format", "End --preview in .png.")
 
 
 def opened(source: Path, job: PoseJob) -> Clip:

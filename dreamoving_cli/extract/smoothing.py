@@ -10,7 +10,7 @@ import numpy as np
 GAUSSIAN_S = 0.02  # standard deviation; half a frame at 25 frames/s, so motion stays
 FIT_S = 0.06  # standard deviation of the weights of a local fit
 FIT_DEGREE = 2  # of the local polynomial: position, speed and acceleration stay
-CUTOFF_HZ, CUTOFF_PER_SPEED = 1.5, 4.0  # One-Euro: of a resting joint, and what a speed of 1 torso/s adds
+CUTOFF_HZ, CUTOFF_PER_SPEED = 2.0, 6.0  # One-Euro: of a resting joint, and what a speed of 1 torso/s adds
 SPEED_CUTOFF_HZ = 1.0  # of the speed itself
 
 
