@@ -23,6 +23,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, installed or not
 
 from dreamoving_cli.errors import UserError, WeightsError
+from dreamoving_cli.extract import simcc
 from dreamoving_cli.extract.draw import draw_pose
 from dreamoving_cli.extract.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND
 from dreamoving_cli.models.config import MotionConfig, PackConfig, VaeConfig
@@ -216,6 +217,33 @@ def dwpose_draw(golden: Golden) -> Results:
     return {"out.rgb_uint8": torch.from_numpy(drawn["full"])}
 
 
+def dwpose_decode(golden: Golden) -> Results:
+    """B4: crops of boxes, and SimCC rows and columns as points of the picture."""
+    height, width = (golden.tensors[f"in.simcc_{axis}_f16"].shape[-1] // 2 for axis in "yx")
+    boxes = golden.tensors["in.boxes_xyxy"].double().numpy()
+    places = [simcc.crop_of(box, height, width) for box in boxes]
+    rows = (golden.tensors[f"in.simcc_{axis}_f16"].numpy() for axis in "xy")
+    in_crop, scores = simcc.peaks(*rows, width)
+    found = zip(in_crop, places, strict=True)
+    computed = {
+        "out.keypoints": [simcc.to_picture(points, *at, height, width) for points, at in found],
+        "out.scores": scores,
+        "mid.center": [center for center, _ in places],
+        "mid.scale_after_aspect_fix": [size for _, size in places],
+        "mid.warp_matrix": [simcc.crop_matrix(*at, height, width) for at in places],
+    }
+    return {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in computed.items()}
+
+
+def dwpose_order(golden: Golden) -> Results:
+    """B4: the 133 points of COCO-WholeBody as the 134 of OpenPose."""
+    points, scores = simcc.to_134(
+        *(golden.tensors[f"in.{name}133"].numpy() for name in ("keypoints", "scores"))
+    )
+    computed = {"out.keypoints134": points, "out.scores134": scores}
+    return {name: torch.from_numpy(value.astype(np.float32)) for name, value in computed.items()}
+
+
 def _projection(golden: Golden, name: str) -> Iterator[tuple[str, Tensor]]:
     """(stored output's name, ours) of one projection."""
     weights = golden.under(f"{name}.weights.")
@@ -394,6 +422,8 @@ KINDS: dict[str, Callable[[Golden], Results]] = {  # a key's beginning that only
     "weights.adapterA.": ip_attention,
     **dict.fromkeys((f"{name}." for name in PROJECTION_MODELS), ip_projections),
     "in.keypoints134_px": dwpose_draw,
+    "in.simcc_x_f16": dwpose_decode,
+    "in.keypoints133": dwpose_order,
 }
 
 if __name__ == "__main__":

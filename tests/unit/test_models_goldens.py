@@ -33,6 +33,7 @@ OUTPUTS = {
     "B2_ip_attention": "out.A_plus_B",
     "B2_ip_projections": "ImageProjModel.out.uncond_zeros",
     "B4_dwpose_draw": "out.rgb_uint8",
+    "B4_dwpose_reorder": "out.keypoints134",
 }
 
 
