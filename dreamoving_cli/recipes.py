@@ -45,6 +45,12 @@ BASE = ("unet", "text_encoder", "vae")  # what a base file brings itself
 CONTROL = "controls."  # before the kind, in roles
 OWN = ("base", "context_frames")  # keys of a model file beside those
 TOKENIZER = {"vocabulary": "vocab.json", "merges": "merges.txt"}
+IN_FOLDERS = tuple(  # how diffusers and transformers call a network's file in its folder
+    f"{name}{variant}{suffix}"
+    for suffix in (".safetensors", ".bin")
+    for name in ("diffusion_pytorch_model", "model", "pytorch_model")
+    for variant in ("", ".fp16")
+)
 PICTURES = ("face", "cloth", "style")
 VARIANTS = {"faceid-plusv2": "faceid-plus-v2"}  # the lock's word -> the loader's
 SHOWS = {"pose": "openpose", "depth": "depth"}  # a control -> the variant of ControlNet that follows it
@@ -144,6 +150,8 @@ def own_part(role: str, path: Path, kind: str = "") -> Part:
     """A user's file; where its hash is in the lock, it is known for what it is."""
     if path.is_dir() and role == "base":
         return Part(path)
+    if path.is_dir():
+        path = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path)
     if not path.is_file():
         raise WeightsError(f"'{role}' is {path}, which is not there", "Give a file, or an id of models.lock.")
     digest = sha256_of(path)

@@ -1,7 +1,7 @@
 """Random weights in the exact layouts of the public files: `python -m tests.checkpoints FOLDER [--full]`.
 
-Reduced width by default, with as many levels, layers and attentions as Stable Diffusion 1.5.
-FOLDER/models.lock knows the files, so that they can stand in for the public ones:
+Small networks by default, full width with --full. FOLDER/models.lock knows the files, so that they can stand
+in for the public ones:
 
     export DREAMOVING_LOCK=FOLDER/models.lock DREAMOVING_CACHE=CACHE
     dreamoving models import FOLDER
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -31,44 +31,48 @@ from dreamoving_cli.weights.lock import Lock, lock_text, read_lock
 
 State = dict[str, Tensor]
 
-PLUS = {"projection": "plus", "tokens": 16, "dim_head": 64}
-FACEID = {
-    "projection": "faceid-plus-v2",
-    "tokens": 4,
-    "identity": 512,
-    "depth": 4,
-    "dim_head": 64,
-    "shortcut": True,
+Size = Literal["small", "narrow", "full"]
+
+FOUR = {
+    "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }
+UNETS: dict[str, dict[str, Any]] = {
+    "full": {"block_out_channels": (320, 640, 1280, 1280), **FOUR},
+    "narrow": {"block_out_channels": (32, 32, 64, 64), **FOUR},
+    "small": {
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    },
+}
+PLUS = {"projection": "plus", "tokens": 16, "dim_head": 64}
+FACEID = {"projection": "faceid-plus-v2", "tokens": 4, "identity": 512, "dim_head": 64, "shortcut": True}
 
 
 def config(
-    full: bool = False, positions: Iterable[str] = ("down", "mid", "up"), face: str = "plus"
+    size: Size = "small", positions: Iterable[str] = ("down", "mid", "up"), face: str = "plus"
 ) -> PackConfig:
-    """Stable Diffusion 1.5 and what goes with it, at full or reduced width; face: a projection."""
-    widths, cross, vision = ((320, 640, 1280, 1280), 768, 1280) if full else ((32, 32, 64, 64), 64, 80)
-    vae = [128, 256, 512, 512] if full else [32, 32, 32, 32]
-    heads = cross // 64
-    plus = {**PLUS, "dim": cross, "depth": 4, "heads": heads, "ff_mult": 4}
+    """Stable Diffusion 1.5 and what goes with it; face: a projection.
+
+    size: "full"; "narrow", all levels, layers and attentions at a tenth of the width; "small", few of each.
+    """
+    full = size == "full"
+    cross, vision = (768, 1280) if full else (64, 80)
+    plus = {**PLUS, "dim": cross, "depth": 4, "heads": cross // 64, "ff_mult": 4}
     faces: dict[str, dict[str, Any]] = {
         "plus": plus,
         "base": {"projection": "base", "tokens": 4},
         "full-face": {"projection": "full-face"},
         "faceid": {"projection": "faceid", "tokens": 4, "identity": 512},
-        "faceid-plus-v2": {**FACEID, "heads": heads, "ff_mult": 4},
+        "faceid-plus-v2": {**FACEID, **{key: plus[key] for key in ("depth", "heads", "ff_mult")}},
     }
     return PackConfig(
         name="random",
-        unet={
-            "in_channels": 4,
-            "out_channels": 4,
-            "block_out_channels": widths,
-            "layers_per_block": 2,
-            "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            "cross_attention_dim": cross,
-            "attention_head_dim": 8,
-        },
+        unet={"in_channels": 4, "out_channels": 4, **UNETS[size]}
+        | {"cross_attention_dim": cross, "attention_head_dim": 8},
         motion=MotionConfig(positions=tuple(positions), max_length=16),
         controls={
             kind: {"conditioning_embedding_out_channels": (16, 32, 96, 256) if full else (4, 4, 8, 8)}
@@ -87,24 +91,24 @@ def config(
             "projection_dim": 1024 if full else 32,
             "hidden_act": "gelu",
         },
-        vae=VaeConfig(
-            **{
-                "class": "AutoencoderKL",
-                "kwargs": {
-                    "latent_channels": 4,
-                    "block_out_channels": vae,
-                    "layers_per_block": 2,
-                    "down_block_types": ["DownEncoderBlock2D"] * 4,
-                    "up_block_types": ["UpDecoderBlock2D"] * 4,
-                },
-            }
-        ),
+        vae=VaeConfig(**{"class": "AutoencoderKL", "kwargs": vae_config(size)}),
         context_frames=16,
     )
 
 
+def vae_config(size: Size) -> dict[str, Any]:
+    """AutoencoderKL's arguments; eight pixels a cell at every size."""
+    return {
+        "latent_channels": 4,
+        "block_out_channels": [128, 256, 512, 512] if size == "full" else [32, 32, 32, 32],
+        "layers_per_block": 1 if size == "small" else 2,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }
+
+
 def text_config(full: bool) -> dict[str, Any]:
-    """CLIP ViT-L's text half; the reduced one spells words byte by byte."""
+    """CLIP ViT-L's text half; the small one spells words byte by byte."""
     width, vocabulary = (768, 49408) if full else (64, 514)
     return {
         "vocab_size": vocabulary,
@@ -391,7 +395,7 @@ def motion_lora(pack: Pack, rank: int = 4, seed: int = 0) -> State:
 def write(folder: Path, full: bool = False, seed: int = 0) -> Path:
     """All files that `sd15` is made of, a models.lock that knows them, and a model file; where that is."""
     with default_dtype(torch.float16 if full else torch.float32):
-        pack = random_pack(config(full), seed)
+        pack = random_pack(config("full" if full else "small"), seed)
     folder.mkdir(parents=True, exist_ok=True)
     for weight_id, make in locked_files(pack).items():
         save(folder / f"{weight_id}.safetensors", make())

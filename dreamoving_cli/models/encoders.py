@@ -74,7 +74,7 @@ def read_tokenizer(vocabulary: Path, merges: Path, max_length: int) -> Any:
     from transformers import CLIPTokenizer
 
     lines = merges.read_text(encoding="utf-8").splitlines()
-    pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+    pairs: list[Any] = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     tokens = json.loads(vocabulary.read_text(encoding="utf-8"))
     return CLIPTokenizer(vocab=tokens, merges=pairs, model_max_length=max_length)
 

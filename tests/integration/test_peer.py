@@ -106,7 +106,8 @@ def theirs(pack: Pack) -> Tensor:
         ),
         image_encoder=pack.image_encoder,
     )
-    pipe.unet._load_ip_adapter_weights([split(public.adapter(pack, kind)) for kind in SHOWN])
+    adapters = [split(public.adapter(pack, kind)) for kind in SHOWN]
+    pipe.unet._load_ip_adapter_weights(adapters, low_cpu_mem_usage=False)
     pipe.set_ip_adapter_scale([OPTIONS.face_strength, OPTIONS.cloth_strength])
     pipe.set_progress_bar_config(disable=True)
     with torch.inference_mode():

@@ -13,6 +13,7 @@ from dreamoving_cli.errors import WeightsError
 from dreamoving_cli.models.checkpoints.assemble import STATISTICS, assemble, recipe_config, weights_of
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes, read_tensors
 from dreamoving_cli.models.checkpoints.identify import NAMES, identify
+from dreamoving_cli.models.checkpoints.lora import merge_loras
 from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
 from dreamoving_cli.models.load import Pack, load_exactly
@@ -177,25 +178,37 @@ def nested(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return {head: public.under(state, f"{head}.") for head in heads}
 
 
-def test_faceid_changes_the_32_spatial_attentions_and_only_them(
-    pack: Pack, folder: Path, tmp_path: Path
-) -> None:
-    settings = public.config(face="faceid")
-    state = public.adapter(replace(pack, config=settings, guider=ContentGuider(settings)), "face")
-    path = public.save(tmp_path / "faceid", state)
-    files = recipe(folder, face=path, cloth=None, style=None)
-    ours = assemble(Recipe("random", files.parts))
-    before, after = pack.unet.state_dict(), ours.unet.state_dict()
+def test_faceid_changes_the_32_spatial_attentions_and_only_them(tmp_path: Path) -> None:
+    settings = public.config("narrow", face="faceid")
+    only_face = {"guider": {"face": settings.guider["face"]}, "controls": {}}
+    pack = public.random_pack(settings.model_copy(update=only_face))
+    state = public.adapter(pack, "face")
+    before = {key: value.clone() for key, value in pack.unet.state_dict().items()}
+    merge_loras(pack, state, 1.0, "faceid")
+    after = pack.unet.state_dict()
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
     attentions = public.adapter_attentions(pack.unet.unet)
     assert len(attentions) == 32
     names = ("to_q", "to_k", "to_v", "to_out.0")
     assert changed == {f"unet.{attention}.{name}.weight" for attention in attentions for name in names}
-    for number in (0, 13, 31):  # down, up, mid: as the reference numbers them
-        key = f"unet.{attentions[number]}.to_q.weight"
-        half = f"ip_adapter.{number}.to_q_lora"
+    for number, place in ((0, "down_blocks.0"), (12, "up_blocks.1"), (31, "mid_block")):
+        assert attentions[number].startswith(place)  # as the reference numbers them
+        key, half = f"unet.{attentions[number]}.to_q.weight", f"ip_adapter.{number}.to_q_lora"
         added = state[f"{half}.up.weight"] @ state[f"{half}.down.weight"]
         torch.testing.assert_close(after[key], before[key] + added)
+
+
+def test_a_faceid_file_brings_its_lora(pack: Pack, folder: Path, tmp_path: Path) -> None:
+    settings = public.config(face="faceid")
+    state = public.adapter(replace(pack, config=settings, guider=ContentGuider(settings)), "face")
+    path = public.save(tmp_path / "faceid", state)
+    files = recipe(folder, face=path, cloth=None, style=None)
+    ours = assemble(Recipe("random", files.parts)).unet.state_dict()
+    key = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0.weight"
+    number = len(public.adapter_attentions(pack.unet.unet)) - 1
+    half = f"ip_adapter.{number}.to_out_lora"
+    added = state[f"{half}.up.weight"] @ state[f"{half}.down.weight"]
+    torch.testing.assert_close(ours[key], pack.unet.state_dict()[key] + added)
 
 
 def test_a_video_controlnet_of_ours_keeps_its_motion(pack: Pack, folder: Path, tmp_path: Path) -> None:
@@ -331,6 +344,14 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(
     with pytest.raises(WeightsError, match="holds more than tensors, or is damaged"):
         read_tensors(Part(path, trusted=True))
     assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("length", [0x80, 0x180, 0x4B50])
+def test_a_header_whose_length_begins_like_a_pickle_is_safetensors(length: int, tmp_path: Path) -> None:
+    text = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    path = tmp_path / "x"
+    path.write_bytes(length.to_bytes(8, "little") + text + b"\0\0\0\0")
+    assert read_tensors(Part(path))["x"].shape == (1,)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x08\0\0\0\0\0\0\0{broken}"])

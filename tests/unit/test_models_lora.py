@@ -12,17 +12,13 @@ from dreamoving_cli.models.load import Pack, build_pack
 from tests import checkpoints as public
 
 ALPHA, RANK, SCALE = 2.0, 4, 0.8
-SMALL = {"layers_per_block": 1, "block_out_channels": (32, 64)} | {
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-}
 
 
 @pytest.fixture(scope="module")
 def pack() -> Pack:
-    settings = public.config()
-    small = {"unet": {**settings.unet, **SMALL}, "guider": {}, "image": None, "controls": {}}
-    return build_pack(settings.model_copy(update=small), seed=0)
+    return build_pack(
+        public.config().model_copy(update={"guider": {}, "image": None, "controls": {}}), seed=0
+    )
 
 
 @pytest.fixture(autouse=True)

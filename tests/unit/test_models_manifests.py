@@ -80,7 +80,7 @@ def full() -> Pack:
 
 def meta_pack(**settings: Any) -> Pack:
     with torch.device("meta"):
-        return build_pack(public.config(True, **settings), tokenizer=())
+        return build_pack(public.config("full", **settings), tokenizer=())
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_motion_modules_load(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_ip_adapters_load(kind: str, folder: Path, full: Pack) -> None:
     config = loaded(folder, face=ADAPTERS[kind]).config
-    assert config.guider["face"] == public.config(True, face=kind).guider["face"]
+    assert config.guider["face"] == public.config("full", face=kind).guider["face"]
     assert config.guider["cloth"] == full.config.guider["cloth"]
 
 

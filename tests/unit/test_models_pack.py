@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from dreamoving_cli.errors import UsageError, WeightsError
 from dreamoving_cli.models.config import PackConfig, VaeConfig
 from dreamoving_cli.models.content_guider import PROMPTS
-from dreamoving_cli.models.encoders import learn_tokenizer, prepare_pictures
+from dreamoving_cli.models.encoders import learn_tokenizer, prepare_pictures, read_tokenizer
 from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
 
@@ -136,6 +136,20 @@ def test_tokenizers_learn_words_and_spell_the_rest() -> None:
     assert learned.tokenize("A woman dances") == ["a</w>", "woman</w>", "dances</w>"]
     assert learned.decode(learned("wombat née 7").input_ids, skip_special_tokens=True) == "wombat née 7"
     assert len(learn_tokenizer()) == 514
+
+
+def test_a_tokenizer_is_read_from_its_two_public_files(tmp_path: Path) -> None:
+    learned = learn_tokenizer(["a woman dances in a park", "a man dances on a stage"], size=560)
+    vocabulary, merges = tmp_path / "first", tmp_path / "second"  # a store calls them after their content
+    vocabulary.write_text(json.dumps(learned.get_vocab()), encoding="utf-8")
+    pairs = json.loads(learned.backend_tokenizer.to_str())["model"]["merges"]
+    lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
+    merges.write_text("\n".join(["#version: 0.2", *lines, ""]), encoding="utf-8")
+    again = read_tokenizer(vocabulary, merges, 77)
+    for text in ("A woman dances", "wombat née 7", "", "x" * 200):
+        assert again(text).input_ids == learned(text).input_ids
+    padded = again("a man", padding="max_length", max_length=9).input_ids
+    assert padded == learned("a man", padding="max_length", max_length=9).input_ids
 
 
 @pytest.mark.parametrize("kind", PROMPTS)

@@ -142,10 +142,12 @@ def is_safetensors(path: Path) -> bool:
             start = file.read(9)
     except OSError as error:
         raise _unreadable(path, error) from error
+    if (
+        start[4:] == b"\0\0\0\0{"
+    ):  # a length below 4 GiB, then JSON; first, for a length may begin like a pickle
+        return True
     if start.startswith(PICKLES):
         return False
-    if len(start) == 9 and start[8:] == b"{":
-        return True
     raise WeightsError(
         f"{path} is neither safetensors nor a PyTorch checkpoint", "Is it fetched completely? Fetch it again."
     )

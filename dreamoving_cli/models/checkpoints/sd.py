@@ -18,6 +18,7 @@ UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
 BESIDE = (
     "model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "logvar", "scale_factor",
     "first_stage_model.loss.", "first_stage_model.model_ema.", "loss.", "discriminator.", "control_model.",
+    "embedding_manager.", "cond_stage_model.logit_scale", "cond_stage_model.text_projection",
 )  # fmt: skip
 POSITIONS = "position_ids"  # a table 0, 1, 2, ... that older transformers saved
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

@@ -57,7 +57,7 @@ def vae_sizes(state: State) -> VaeConfig:
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
-    return VaeConfig(**{"class": "AutoencoderKL", "kwargs": kwargs})
+    return VaeConfig.model_validate({"class": "AutoencoderKL", "kwargs": kwargs})
 
 
 def text_sizes(state: State) -> dict[str, Any]:
