@@ -68,7 +68,9 @@ def models_list(names: Names = None, as_json: AsJson = False, debug: Debug = Fal
 
     lock = known()
     entries = choose(lock, names, everything=True) if names else lock.entries.values()
-    rows = {} if names else {"mini": {"here": MINI.is_dir(), "license": "Apache-2.0"}}
+    rows: dict[str, dict[str, Any]] = {}
+    if not names:
+        rows["mini"] = {"here": MINI.is_dir(), "license": "Apache-2.0"}
     rows |= {entry.id: listed(entry, lock) for entry in entries}
     if as_json:
         show(rows, as_json)
@@ -360,6 +362,7 @@ def models_lock(
 ) -> None:
     """Check models.lock; with --refresh, hold it against its sources. A changed hash is never taken."""
     from dreamoving_cli.errors import MismatchError
+    from dreamoving_cli.media.whole import whole_file
     from dreamoving_cli.weights.lock import choose, lock_text, read_lock
     from dreamoving_cli.weights.refresh import Finding
     from dreamoving_cli.weights.refresh import refresh as ask_sources
@@ -369,7 +372,8 @@ def models_lock(
         entries = choose(lock, names, everything=True) if names else list(lock.entries.values())
         lock, findings = ask_sources(lock, entries)
     if out is not None:
-        out.write_text(lock_text(lock), encoding="utf-8")
+        with whole_file(out) as part:
+            part.write_text(lock_text(lock), encoding="utf-8")
     if as_json:
         show(
             {"id": lock.id, "files": len(lock.entries), "findings": [facts(each) for each in findings]},

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         self._note()
         troubles = self.hub.troubles.get(self.path, [])
         data = self.hub.files.get(self.path)
+        if data is not None and self.headers.get("If-Range", f'"{sha256(data)}"') != f'"{sha256(data)}"':
+            del self.headers["Range"]  # the file has changed since: all of it
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
         if troubles:
             troubles.pop(0)(self, data or b"", start)
@@ -217,12 +220,21 @@ def elsewhere(url: str) -> Trouble:
     return answer(302, Location=url)
 
 
+class Server(ThreadingHTTPServer):
+    """Clients that hang up are what is tested here, not errors."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def serving() -> Iterator[Hub]:
     """A server on a free port, for as long as the block lasts."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHandler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), type("OneHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreamoving_cli.errors import GatedError, MismatchError, OfflineError, WeightsError
+from dreamoving_cli.paths import weight_cache
 from dreamoving_cli.weights import archives, hub, overlay, store
 from dreamoving_cli.weights.lock import Entry, Lock, Source, describe, source_kind
 from dreamoving_cli.weights.transport import GatedAnswerError, Part, SourceError, UnreachableError, receive
@@ -49,7 +50,7 @@ def bring(entry: Entry, lock: Lock, rules: Rules) -> Path:
     """The file, sound, in the store; fetched if need be."""
     if store.is_here(entry) and store.is_unchanged(entry.sha256):
         return store.blob_path(entry.sha256)
-    with store.locked(entry.sha256 or entry.id):
+    with store.locked(entry.key):
         if store.is_sound(entry):
             return store.blob_path(entry.sha256)
         refuse(entry, lock, rules)
@@ -137,7 +138,7 @@ def failure(entry: Entry, problems: list[tuple[Source, SourceError]]) -> Weights
     if any(isinstance(error, _WrongBytesError) for _, error in problems):
         return MismatchError(
             f"'{entry.id}' could not be fetched: {said}",
-            f"What came is in {store.weight_cache() / 'quarantine'} and is not used. Try later, or {by_hand}",
+            f"What came is in {weight_cache() / 'quarantine'} and is not used. Try later, or {by_hand}",
         )
     return WeightsError(
         f"'{entry.id}' could not be fetched: {said}", f"Check the network (and pip's index), or {by_hand}"
@@ -149,18 +150,16 @@ def failure(entry: Entry, problems: list[tuple[Source, SourceError]]) -> Weights
 
 def _from_net(entry: Entry, source: Source, lock: Lock, rules: Rules) -> Path:
     """A hub or url source: received, checked, kept."""
-    path = store.part_path(entry.sha256 or store.safe(f"unlocked-{entry.id}"))
-    began = path.is_file() and path.stat().st_size > 0
-    sha256 = _receive(path, entry, source, rules)
-    if (
-        sha256 != entry.sha256 and began and not entry.unlocked
-    ):  # the old beginning may have been another file's
+    path = store.part_path(entry.key)
+    began = not entry.unlocked and path.is_file()
+    sha256 = _receive(path, entry, source, rules, checked=not entry.unlocked)
+    if began and sha256 != entry.sha256:  # the old beginning may have been another file's
         path.unlink()
-        sha256 = _receive(path, entry, source, rules)
+        sha256 = _receive(path, entry, source, rules, checked=True)
     return _checked(path, sha256, entry, source)
 
 
-def _receive(path: Path, entry: Entry, source: Source, rules: Rules) -> str:
+def _receive(path: Path, entry: Entry, source: Source, rules: Rules, *, checked: bool) -> str:
     url = hub.address(source)
     host = url.split("/")[2]
     if host in rules.unreachable:
@@ -169,7 +168,7 @@ def _receive(path: Path, entry: Entry, source: Source, rules: Rules) -> str:
     def on_bytes(done: int) -> None:
         rules.on_file(entry.id, done, entry.size or 0)
 
-    with Part(path) as part:
+    with Part(path, checked) as part:
         try:
             receive(part, url, hub.headers(source), entry.size, on_bytes)
         except UnreachableError:
@@ -196,7 +195,7 @@ def _from_zip(entry: Entry, source: Source, lock: Lock, rules: Rules) -> Path:
     with store.locked(path.stem):
         if not entry.unlocked and store.is_sound(entry):  # another process has opened it meanwhile
             return store.blob_path(entry.sha256)
-        _receive(path, archive, source, rules)
+        _receive(path, archive, source, rules, checked=True)  # by the sums inside it, and by its members'
         try:
             archives.keep_members(path, archives.members_of(source, lock.entries.values()))
             return _member(entry, source, path)

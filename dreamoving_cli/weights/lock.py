@@ -9,6 +9,7 @@ comes into it (fetch.py).
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,11 @@ class Entry:
     def unlocked(self) -> bool:
         """Whether nothing says which bytes are the right ones."""
         return not self.sha256
+
+    @property
+    def key(self) -> str:
+        """What its part and its process lock are named by."""
+        return self.sha256 or "unlocked-" + re.sub(r"[^A-Za-z0-9._-]", "-", self.id)
 
     @property
     def name(self) -> str:

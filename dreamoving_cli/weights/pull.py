@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreamoving_cli.errors import GatedError, OutputError, WeightsError
+from dreamoving_cli.paths import weight_cache
 from dreamoving_cli.weights import hub, overlay, store
 from dreamoving_cli.weights.fetch import Rules, bring, offline_reason, refuse, refuse_offline
 from dreamoving_cli.weights.lock import Entry, Lock, describe
@@ -56,8 +57,8 @@ def _step(entry: Entry, lock: Lock, rules: Rules) -> Step:
     source = describe(entry.sources[0]) if entry.sources else ""
     coming: int | None = 0
     if state not in ("here", "cached"):
-        part = store.part_path(entry.sha256) if entry.sha256 else None
-        begun = part.stat().st_size if part is not None and part.is_file() else 0
+        part = store.part_path(entry.key)
+        begun = part.stat().st_size if part.is_file() and not entry.unlocked else 0
         coming = None if entry.size is None else max(entry.size - begun, 0)
     return Step(entry.id, state, entry.size, coming, source, entry.license)
 
@@ -73,7 +74,7 @@ def _state(entry: Entry, lock: Lock, rules: Rules) -> str:
         return "unlocked"
     if not entry.unlocked and hub.cached(entry):
         return "cached"
-    if entry.sha256 and store.part_path(entry.sha256).is_file():
+    if not entry.unlocked and store.part_path(entry.key).is_file():
         return "begun"
     return "fetch" if entry.sources else "no source"
 
@@ -101,7 +102,7 @@ def check(missing: list[Entry], lock: Lock, rules: Rules) -> None:
     whole = plan([_with_size(entry, rules) for entry in missing], lock, rules)
     if not whole.fits:
         raise OutputError(
-            f"{whole.fetch_bytes:,} bytes are to come, and the disk of '{store.weight_cache()}' "
+            f"{whole.fetch_bytes:,} bytes are to come, and the disk of '{weight_cache()}' "
             f"has {whole.free_bytes:,} free",
             store.FULL_NOTE,
         )

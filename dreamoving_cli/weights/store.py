@@ -154,6 +154,17 @@ def locked(name: str) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(name: str) -> bool:
+    """Whether a process works on this."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(_folder("locks") / f"{safe(name)}.lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def writing() -> Iterator[None]:
     """Turn what the system says about a write into one sentence."""

@@ -46,11 +46,19 @@ class _TryAgainError(Exception):
 
 
 class Part:
-    """The bytes of a file that are here, and their hash."""
+    """The bytes of a file that are here, and their hash.
 
-    def __init__(self, path: Path) -> None:
+    checked: whether the whole can be checked in the end. If not, only the same answer is continued, never
+    what an earlier process or another source began.
+    """
+
+    def __init__(self, path: Path, checked: bool = True) -> None:
         self.path = path
+        self.checked = checked
+        self.validator = ""  # the server's name for what it sends; if that changes, a Range brings all of it
         with writing():
+            if not checked:
+                path.unlink(missing_ok=True)
             self._file = path.open("a+b")
         self._file.seek(0)
         self._digest = hashlib.file_digest(self._file, "sha256")
@@ -85,7 +93,8 @@ class Part:
 
 def receive(part: Part, url: str, headers: Mapping[str, str], size: int | None, on_bytes: OnBytes) -> None:
     """Complete `part` from `url`; what is in it is not transferred again where the server can do that."""
-    if size is not None and part.size > size:
+    part.validator = ""
+    if (size is not None and part.size > size) or not part.checked:
         part.restart()
     idle = 0
     while size is None or part.size != size:
@@ -109,9 +118,12 @@ def _stream(part: Part, url: str, headers: Mapping[str, str], size: int | None, 
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import HTTPError  # the client's own: httpx's in hub 1, httpx2's in hub 2
 
+    if not (part.checked or part.validator):
+        part.restart()
     asked = {**headers, "Accept-Encoding": "identity"}
     if part.size:
         asked["Range"] = f"bytes={part.size}-"
+        asked |= {"If-Range": part.validator} if part.validator else {}
     try:
         timeout_s = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream(
@@ -147,7 +159,9 @@ def _check_status(answer: Any, url: str, part: Part) -> None:
 def refusal(status: int, url: str) -> SourceError:
     """What a server means that will not give a file."""
     if status in GATED:
-        return GatedAnswerError(f"{url} answers {status}: not without an account that may read it")
+        return GatedAnswerError(
+            f"{url} answers {status}: not without an account that may read it (or it is gone)"
+        )
     if status in (404, 410):
         return SourceError(f"{url} answers {status}: the file was moved or removed")
     return SourceError(f"{url} answers {status}")
@@ -171,6 +185,8 @@ def _begin(answer: Any, url: str, part: Part, size: int | None) -> int | None:
             raise _TryAgainError("the server continues at another byte than asked for", 0.0)
     elif part.size:
         part.restart()
+    named = str(answer.headers.get("ETag", ""))
+    part.validator = "" if named.startswith("W/") else named
     if size is not None and total is not None and total != size:
         raise SourceError(f"{url} has {total} bytes, the file has {size}")
     return total if total is not None else size

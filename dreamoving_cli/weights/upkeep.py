@@ -1,12 +1,16 @@
 """The store looked after: checking files, what they cost, what can go. Nothing outside it is touched."""
 
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreamoving_cli.paths import weight_cache
 from dreamoving_cli.weights import store
 from dreamoving_cli.weights.lock import Entry, Lock
+
+BUSY_S = 3600  # a part without a lock that was touched within this time may still be written to
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def debris(lock: Lock, chosen: Sequence[Entry] = ()) -> list[Debris]:
     ids = {entry.sha256: entry.id for entry in chosen}
     blobs = [path for path in _inside("blobs/sha256") if path.name not in needed]
     found = [Debris(path, _size(path), ids.get(path.name, "in no lock")) for path in blobs]
-    found += [Debris(path, _size(path), "half fetched") for path in _inside("parts")]
+    found += [Debris(path, _size(path), "half fetched") for path in _inside("parts") if not _in_use(path)]
     return found + [Debris(path, _size(path), "in quarantine") for path in _inside("quarantine")]
 
 
@@ -72,8 +76,15 @@ def remove(items: Iterable[Debris]) -> int:
     return freed
 
 
+def _in_use(part: Path) -> bool:
+    """Whether a process works on a part; of those without a lock, made in one go, the age must tell."""
+    if any(part.name.startswith(word) for word in ("link-", "copy-", "import-", "member-", "wheel-")):
+        return time.time() - part.stat().st_mtime < BUSY_S
+    return store.is_locked(part.stem)
+
+
 def _inside(name: str) -> Iterator[Path]:
-    folder = store.weight_cache() / name
+    folder = weight_cache() / name
     yield from sorted(folder.iterdir()) if folder.is_dir() else ()
 
 

@@ -71,14 +71,14 @@ def test_a_member_is_fetched_once_and_kept(index: Path) -> None:
     (index / "parts-1.0-py3-none-any.whl").unlink()
     assert weights.weight_path("parts.a") == path
     assert [here for _, here in weights.list_weights()] == [True, False]
-    assert not list((weights.weight_cache() / "parts").iterdir())
+    assert not list((store.weight_cache() / "parts").iterdir())
 
 
 def test_a_damaged_file_is_fetched_again(local: Path) -> None:
     path = weights.weight_path("parts.a")
     path.write_bytes(CONTENT[::-1])  # same size
     assert weights.weight_path("parts.a").read_bytes() == CONTENT
-    assert (weights.weight_cache() / "quarantine" / "parts.a").read_bytes() == CONTENT[::-1]
+    assert (store.weight_cache() / "quarantine" / "parts.a").read_bytes() == CONTENT[::-1]
 
 
 def test_other_bytes_than_the_locked_are_refused(index: Path) -> None:

@@ -244,6 +244,30 @@ def test_an_unlocked_file_needs_its_flag_and_is_held_to_its_hash_from_then_on(hu
     assert_nothing_else()
 
 
+def test_no_unlocked_file_is_put_together_from_two(hub: Hub) -> None:
+    write_lock(file("eva", None, at_hub(NAME, "bad/repo"), at_hub(NAME)))
+    rules = Rules(allow_unlocked=frozenset(["eva"]))
+    bad = hub.add("bad/repo", NAME, content(9), server.cut(1000), *[server.answer(500)] * 5)
+    address = hub.add("team/repo", NAME, DATA, server.cut(100_000))
+    store.part_path("unlocked-eva").write_bytes(b"from long ago")
+    assert weights.weight_path("eva", rules).read_bytes() == DATA
+    assert hub.gets(bad)[0].range == ""
+    assert [each.range for each in hub.gets(address)] == ["", "bytes=100000-"]  # the same answer is continued
+    assert_nothing_else()
+
+
+def test_an_unlocked_file_that_changes_meanwhile_comes_anew(hub: Hub) -> None:
+    write_lock(file("eva", None, at_hub(NAME)))
+    address = hub.add("team/repo", NAME, content(9))
+
+    def changing(handler: server.Handler, data: bytes, start: int) -> None:
+        server.cut(100_000)(handler, data, start)
+        hub.files[address] = DATA
+
+    trouble(hub, address, changing)
+    assert weights.weight_path("eva", Rules(allow_unlocked=frozenset(["eva"]))).read_bytes() == DATA
+
+
 # ---- archives
 
 

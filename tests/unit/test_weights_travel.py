@@ -167,6 +167,8 @@ def test_du_and_prune_agree(lock: Lock, tmp_path: Path) -> None:
     store.blob_path("f" * 64).write_bytes(b"x" * 40)
     assert upkeep.usage(lock) == {"generate": 5000, "pose": 6000, "total": 11000, "prunable": 70}
 
+    with store.locked("begun"):  # a process works on it
+        assert "half fetched" not in {item.why for item in upkeep.debris(lock)}
     items = upkeep.debris(lock, [lock.find("two")])
     assert [(item.size_bytes, item.why) for item in sorted(items, key=lambda item: item.size_bytes)] == [
         (10, "in quarantine"), (20, "half fetched"), (40, "in no lock"), (6000, "two"),
