@@ -3,13 +3,14 @@
 Not here: any work on files. docs/weights.md explains what the commands do.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dreamoving_cli.errors import UsageError
 from dreamoving_cli.paths import MINI
 from dreamoving_cli.terminal import AsJson, Debug, Verbose, facts, say, show, switch
 
@@ -162,26 +163,13 @@ def fetching(
     entries: Iterable["Entry"], offline: bool, allow_unlocked: list[str] | None
 ) -> Iterator["Rules"]:
     """The rules of this run, with progress in MB: a row for each large file, and one for all."""
-    from dreamoving_cli.progress import progress
+    from dreamoving_cli.progress import in_megabytes, progress
     from dreamoving_cli.weights import Rules
 
     whole = sum(entry.size or 0 for entry in entries)
     with progress() as on_progress:
         on_file = in_megabytes(on_progress, whole)
         yield Rules(offline=offline, allow_unlocked=frozenset(allow_unlocked or ()), on_file=on_file)
-
-
-def in_megabytes(on_progress: Callable[[str, int, int], None], whole: int) -> Callable[[str, int, int], None]:
-    """Bytes of files as steps of a megabyte."""
-    done: dict[str, int] = {}
-
-    def on_file(name: str, here: int, total: int) -> None:
-        done[name] = here
-        if max(here, total) >= MB:
-            on_progress(f"{name}, MB", here // MB, max(here, total) // MB)
-            on_progress("all files, MB", sum(done.values()) // MB, max(sum(done.values()), whole) // MB)
-
-    return on_file
 
 
 @models_app.command("path")
@@ -348,12 +336,27 @@ def models_accept(
     known_and_accepted(licenses, known())
 
 
+OWN = typer.Option(
+    "--own",
+    metavar="ID=FILE",
+    show_default=False,
+    help="Have this file of yours in the place of a public one.",
+)
+
+
+def id_and_file(text: str) -> tuple[str, Path]:
+    """The value of --own."""
+    name, equals, file = text.partition("=")
+    if not (equals and name and file):
+        raise UsageError(f"--own is '{text}'", "Write ID=FILE.")
+    return name, Path(file)
+
+
 @models_app.command("lock")
 def models_lock(
     names: Names = None,
-    refresh: Annotated[
-        bool, switch("--refresh", "Ask the sources what they have; download nothing.")
-    ] = False,
+    refresh: Annotated[bool, switch("--refresh", "Ask the sources what they have; no downloads.")] = False,
+    own: Annotated[list[str] | None, OWN] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the lock here.", show_default=False)
     ] = None,
@@ -364,10 +367,10 @@ def models_lock(
     from dreamoving_cli.errors import MismatchError
     from dreamoving_cli.media.whole import whole_file
     from dreamoving_cli.weights.lock import choose, lock_text, read_lock
-    from dreamoving_cli.weights.refresh import Finding
+    from dreamoving_cli.weights.refresh import Finding, with_own
     from dreamoving_cli.weights.refresh import refresh as ask_sources
 
-    lock, findings = read_lock(), list[Finding]()
+    lock, findings = with_own(read_lock(), dict(map(id_and_file, own or ()))), list[Finding]()
     if refresh:
         entries = choose(lock, names, everything=True) if names else list(lock.entries.values())
         lock, findings = ask_sources(lock, entries)

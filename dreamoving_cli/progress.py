@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 OnProgress = Callable[[str, int, int], None]
+MB = 10**6
 QUIET_S = 10.0  # plain lines of one stage are at least this far apart
 
 
@@ -53,6 +54,19 @@ def plain_lines(write: Callable[[str], None], clock: Callable[[], float] = time.
         write(f"{stage}: {done}/{total}" + (f", {clock_time(left)} left" if left is not None else ""))
 
     return on_progress
+
+
+def in_megabytes(on_progress: OnProgress, whole_bytes: int) -> OnProgress:
+    """What to call with (name, bytes, bytes in all): a row for each large file, and one for all."""
+    done: dict[str, int] = {}
+
+    def on_file(name: str, here: int, total: int) -> None:
+        done[name] = here
+        if max(here, total) >= MB:
+            on_progress(f"{name}, MB", here // MB, max(here, total) // MB)
+            on_progress("all files, MB", sum(done.values()) // MB, max(sum(done.values()), whole_bytes) // MB)
+
+    return on_file
 
 
 def clock_time(duration_s: float) -> str:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dreamoving_cli.cli import app
+from dreamoving_cli.models_command import models_app
 from dreamoving_cli.paths import LOCK
 from dreamoving_cli.weights import store
 from dreamoving_cli.weights.lock import LOCK_VARIABLE, Lock
@@ -150,6 +151,29 @@ def test_names_are_completed(run: Callable[..., Any], lock: Lock, monkeypatch: p
     monkeypatch.setenv("COMP_WORDS", "dreamoving models pull a")
     monkeypatch.setenv("COMP_CWORD", "3")
     assert CliRunner().invoke(app, prog_name="dreamoving").stdout.split() == ["a.one", "a.two"]
+
+
+def test_files_of_ones_own_take_the_place_of_public_ones(
+    run: Callable[..., Any], lock: Lock, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.bin").write_bytes(b"mine")
+    assert run("lock", "--own", "big=mine.bin", "--own", "eva=mine.bin").exit_code == 2
+    made = run("lock", "--own", "big=mine.bin", "--out", "own.lock", "--json")
+    assert rows(made)["id"] != lock.id
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "own.lock"))
+    assert run("import", "mine.bin").stdout == "big\n"
+    assert Path(run("path", "big").stdout.strip()).read_bytes() == b"mine"
+    assert run("lock").stderr == ""
+    assert run("lock", "--own", "big").exit_code == 2
+    assert run("lock", "--own", "big=nothing.bin").exit_code == 3
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", sorted(command.name or "" for command in models_app.registered_commands))
+def test_every_command_has_help(run: Callable[..., Any], name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert f"models {name}" in result.stdout
 
 
 # ---- processes of their own
