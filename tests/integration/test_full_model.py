@@ -86,13 +86,13 @@ def test_a_model_file_names_the_user_s_own(
     assert run("models", "import", folder).exit_code == 0
     lora = public.kohya(public.style_lora(public.random_pack(public.config())), 4.0)
     public.save(tmp_path / "style.safetensors", lora)
-    plain, styled = tmp_path / "plain.mp4", tmp_path / "styled.mp4"
+    plain, styled = tmp_path / "plain", tmp_path / "styled"
     words = ("render", "--model", folder / "model.yaml", "--pose", pose, *QUICK, "--codec", "png")
     assert (result := run(*words, "--out", plain)).exit_code == 0, result.stderr
     result = run(*words, "--lora", f"{tmp_path / 'style.safetensors'}:0.5", "--out", styled)
     assert result.exit_code == 0, result.stderr
     assert any(a.read_bytes() != b.read_bytes() for a, b in zip(pngs(plain), pngs(styled), strict=True))
-    used = weights_in(tmp_path / "styled.mp4.dreamoving.yaml")
+    used = weights_in(tmp_path / "styled.dreamoving.yaml")
     assert used >= {str(folder / "dreamshaper.safetensors"), str(tmp_path / "style.safetensors")}
     assert not used & {"sd15.unet.fp16", "vae.ft-mse"}  # the base brings its own
 

@@ -45,6 +45,25 @@ def test_guidance_of_one_has_no_uncond_branch(pack: Pack) -> None:
         assert all(len(layer) == 1 for layer in prompts.controls["pose"])  # ControlNets see text only
 
 
+def test_faceid_takes_the_identity_beside_the_picture() -> None:
+    config = tiny_config()
+    plus = {"projection": "faceid-plus-v2", "tokens": 4, "depth": 1, "dim_head": 16, "heads": 2, "ff_mult": 2}
+    pack = build_pack(config.model_copy(update={"guider": {"face": plus}, "controls": {}}), seed=0)
+    photos = [np.full((32, 32, 3), value, np.uint8) for value in (10, 200)]
+    people = np.eye(2, 512, dtype=np.float32)
+
+    def keys(identity: np.ndarray, pictures: list[np.ndarray] = photos) -> torch.Tensor:
+        """Of the face, at the first attention: g h l d."""
+        shown = ImagePrompts({"face": pictures}, identity)
+        return encode_prompts(pack, RenderOptions(guidance_scale=2.0), shown).unet[0][1][0]
+
+    both, other = keys(people), keys(people[[1, 1]])
+    assert torch.equal(both[0], other[0])  # nobody is the same whoever is shown
+    assert not torch.allclose(both[1], other[1])
+    each = [keys(people[[i]], [photos[i]])[1] for i in range(2)]
+    torch.testing.assert_close(both[1], (each[0] + each[1]) / 2)  # several photos are averaged by token
+
+
 def test_prompts_of_a_batch_repeat_each_branch_for_its_windows(pack: Pack) -> None:
     prompts = encode_prompts(pack, RenderOptions(guidance_scale=2.0, prompt="a"), ImagePrompts())
     unet, controls = prompts.for_windows(3)
