@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from torch import Tensor
 
 from dreamoving_cli.models.checkpoints.assemble import STATISTICS, recipe_config, weights_of
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes
-from dreamoving_cli.models.load import Pack, build_networks, build_pack, load_exactly
+from dreamoving_cli.models.config import PackConfig
+from dreamoving_cli.models.content_guider import ContentGuider
+from dreamoving_cli.models.layers import cross_attentions
+from dreamoving_cli.models.load import Pack, build_pack, load_exactly
+from dreamoving_cli.models.unet import VideoUNet
 from tests import checkpoints as public
 
 MANIFESTS = Path(__file__).parents[2].parent / "shared" / "parity" / "manifests"
@@ -75,12 +80,25 @@ def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 @pytest.fixture(scope="module")
 def full() -> Pack:
     """Full width without memory."""
-    return meta_pack()
-
-
-def meta_pack(**settings: Any) -> Pack:
     with torch.device("meta"):
-        return build_pack(public.config("full", **settings), tokenizer=())
+        return build_pack(public.config("full"), tokenizer=())
+
+
+@pytest.fixture(scope="module")
+def without_mid(full: Pack) -> Pack:
+    """The same without motion in the middle."""
+    assert full.config.motion is not None
+    motion = full.config.motion.model_copy(update={"positions": ("down", "up")})
+    with torch.device("meta"):
+        return replace(full, unet=VideoUNet(full.config.unet, motion))
+
+
+def with_guider(pack: Pack, guider: dict[str, dict[str, Any]]) -> Pack:
+    """The same pack with other image prompts."""
+    sizes = [(attention.inner_dim, attention.heads) for attention in cross_attentions(pack.unet.unet)]
+    config = pack.config.model_copy(update={"guider": guider})
+    with torch.device("meta"):
+        return replace(pack, config=config, guider=ContentGuider(config, sizes))
 
 
 @pytest.fixture(scope="module")
@@ -95,24 +113,23 @@ def folder(full: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def loaded(folder: Path, **changes: str) -> Pack:
-    """A full-width pack on the meta device, every tensor of every file accounted for."""
+def load(folder: Path, pack: Pack, **changes: str) -> PackConfig:
+    """The config of these files, after every tensor of every file has found its place in the pack."""
     names = {**DEFAULTS, "vae": "vae", "text_encoder": "text_encoder", **changes}
     parts = {role: Part(folder / name, kind="faceid-plus-v2") for role, name in names.items()}
     controls = {kind: parts.pop(kind) for kind in ("pose", "depth")}
     recipe = Recipe("sd15", parts, controls)
     config = recipe_config(recipe)
-    with torch.device("meta"):
-        pack = build_networks(config, config.controls, ())
+    pack = with_guider(pack, config.guider)
     for network, state, part in weights_of(recipe, pack, read_shapes):
         load_exactly(network, state, STATISTICS if network is pack.vae else (), part.name)
-    return pack
+    return config
 
 
 @pytest.mark.parametrize("name", MOTION)
-def test_motion_modules_load(name: str, folder: Path) -> None:
-    config = loaded(folder, motion=name).config
+def test_motion_modules_load(name: str, folder: Path, full: Pack, without_mid: Pack) -> None:
     mid, frames, norm = MOTION[name]
+    config = load(folder, full if mid else without_mid, motion=name)
     assert config.motion is not None
     assert (("mid" in config.motion.positions), config.context_frames, config.resnet_norm) == (
         mid,
@@ -123,20 +140,20 @@ def test_motion_modules_load(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_ip_adapters_load(kind: str, folder: Path, full: Pack) -> None:
-    config = loaded(folder, face=ADAPTERS[kind]).config
+    config = load(folder, full, face=ADAPTERS[kind])
     assert config.guider["face"] == public.config("full", face=kind).guider["face"]
     assert config.guider["cloth"] == full.config.guider["cloth"]
 
 
-def test_the_portrait_adapter_loads(folder: Path) -> None:
-    config = loaded(folder, face="A2_ip-adapter-faceid-portrait_sd15").config
+def test_the_portrait_adapter_loads(folder: Path, full: Pack) -> None:
+    config = load(folder, full, face="A2_ip-adapter-faceid-portrait_sd15")
     assert config.guider["face"] == {"projection": "faceid", "tokens": 16, "identity": 512}
 
 
 def test_sizes_are_those_of_stable_diffusion(folder: Path, full: Pack) -> None:
     expected = {"name": "sd15", "controlnet_motion": True, "context_frames": 16}
     guider = {kind: full.config.guider[kind] for kind in ("face", "cloth")}
-    assert loaded(folder).config == full.config.model_copy(update={**expected, "guider": guider})
+    assert load(folder, full) == full.config.model_copy(update={**expected, "guider": guider})
 
 
 def test_attentions_are_numbered_as_listed(full: Pack) -> None:
@@ -145,9 +162,12 @@ def test_attentions_are_numbered_as_listed(full: Pack) -> None:
     assert {str(i): f"{name}.processor" for i, name in enumerate(ours)} == listed
 
 
-def test_random_files_have_exactly_the_listed_tensors(full: Pack) -> None:
+def faces(kind: str) -> dict[str, dict[str, Any]]:
+    return {"face": public.config("full", face=kind).guider["face"]}
+
+
+def test_random_files_have_exactly_the_listed_tensors(full: Pack, without_mid: Pack) -> None:
     """What the tests write at reduced width is, at full width, the public layout."""
-    without_mid = meta_pack(positions=("down", "up"))
     control = public.ldm_controlnet(full, "pose")
     written: dict[str, Mapping[str, Tensor]] = {
         "A1_unet3d_sd15_full_without_motion": public.under(full.unet.state_dict(), "unet."),
@@ -157,7 +177,10 @@ def test_random_files_have_exactly_the_listed_tensors(full: Pack) -> None:
         "A1_long_animatediff_64f__len128": public.motion_layout(full, 128),
         "A4_control_v11_sd15_original_pth": {f"control_model.{key}": value for key, value in control.items()},
         "A4_control_v11_sd15_diffusers": public.under(full.controlnets["pose"].state_dict(), "controlnet."),
-        **{name: public.adapter(meta_pack(face=kind), "face", 128) for kind, name in ADAPTERS.items()},
+        **{
+            name: public.adapter(with_guider(full, faces(kind)), "face", 128)
+            for kind, name in ADAPTERS.items()
+        },
     }
     for name, state in written.items():
         assert shapes(state) == {key: shape for key, (shape, _) in manifest(name).items()}, name
