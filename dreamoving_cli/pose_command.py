@@ -19,101 +19,84 @@ if TYPE_CHECKING:
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 PEOPLE, FILES, DRAWING = "Who and how", "Files", "Drawing and fit"
-METRICS = ("text", "json")
 
 
 def option(name: str, text: str, panel: str, **more: Any) -> Any:
     return typer.Option(name, help=text, rich_help_panel=panel, show_default=more.pop("shown", False), **more)
 
 
+SOURCE = typer.Argument(
+    metavar="IN",
+    show_default=False,
+    help="A video; keypoints (JSON of this command or of COCO, OpenPose's folder); a folder or a "
+    "quoted pattern of many videos.",
+)
+OUTPUT = typer.Argument(
+    metavar="OUT",
+    show_default=False,
+    help="The pose map video; NAME.json: only the keypoints; for many videos a folder.",
+)
+JSON = option("--json", "Also keep the keypoints, as data to edit and reuse.", FILES)
+OPENPOSE = option("--openpose", "Also write OpenPose's JSON files into this folder.", FILES)
+COCO = option("--coco", "Also write COCO-WholeBody annotations.", FILES)
+PREVIEW = option("--preview", "Also write a sheet of frames with their poses.", FILES)
+SIZE = option("--size", "Look at the video at WIDTHxHEIGHT, cropped at its center.", FILES)
+FPS = option("--fps", "Frames a second (default: the video's own).", FILES)
+START = option("--start", "Begin here: seconds or M:SS.", FILES)
+DURATION = option("--duration", "Look at this much: seconds or M:SS.", FILES)
+DETECTOR = option("--detector", "auto, dwpose or light.", PEOPLE, shown=True)
+PERSON = option(
+    "--person", "largest, central, all, or a number: 1 is the most prominent.", PEOPLE, shown=True
+)
+MAX_PEOPLE = option("--max-people", "That the light detector follows at once.", PEOPLE, shown=True)
+DETECT_EVERY = option("--detect-every", "Frames between two of DWPose's searches.", PEOPLE, shown=True)
+PERSON_NETWORK = option("--person-network", "A YOLOX network: id or ONNX file.", PEOPLE, shown=True)
+POSE_NETWORK = option(
+    "--pose-network", "A DWPose, RTMPose or RTMW network: id or ONNX file.", PEOPLE, shown=True
+)
+WHOLE_BODY = option("--whole-body/--body-only", "With or without hands and face.", PEOPLE)
+SMOOTHING = option("--smoothing", "savgol, gaussian, one-euro or none.", PEOPLE, shown=True)
+FILL = option("--fill", "Fill gaps up to this many seconds.", PEOPLE, shown=True)
+RAW = option("--raw", "Repair and smooth nothing.", PEOPLE, metavar="")
+DRAW = option("--draw", "What of a pose to draw.", DRAWING, shown=True)
+THICKNESS = option("--thickness", "Of lines and dots.", DRAWING, shown=True)
+FADE = option("--fade", "Draw what is unsure darker.", DRAWING, metavar="")
+FIT = option(
+    "--fit", "source, center, or a picture of a person whose body and place are taken.", DRAWING, shown=True
+)
+METRICS = option("--metrics", "Print what was measured: text or json.", RUN, metavar="text|json")
+
 pose_app = typer.Typer()
 
 
 @pose_app.command("extract-pose", rich_help_panel="Make videos")
 def extract_pose(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="IN",
-            show_default=False,
-            help="A video; keypoints (JSON of this command or of COCO, OpenPose's folder); a folder or a "
-            "quoted pattern of many videos.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT",
-            show_default=False,
-            help="The pose map video; NAME.json: only the keypoints; for many videos a folder.",
-        ),
-    ],
-    keypoints: Annotated[
-        Path | None, option("--json", "Also keep the keypoints, as data to edit and reuse.", FILES)
-    ] = None,
-    openpose: Annotated[
-        Path | None, option("--openpose", "Also write OpenPose's JSON files into this folder.", FILES)
-    ] = None,
-    coco: Annotated[Path | None, option("--coco", "Also write COCO-WholeBody annotations.", FILES)] = None,
-    preview: Annotated[
-        Path | None, option("--preview", "Also write a sheet of frames with their poses.", FILES)
-    ] = None,
-    size: Annotated[
-        str | None, option("--size", "Look at the video at WIDTHxHEIGHT, cropped at its center.", FILES)
-    ] = None,
-    fps: Annotated[str | None, option("--fps", "Frames a second (default: the video's own).", FILES)] = None,
-    start: Annotated[str, option("--start", "Begin here: seconds or M:SS.", FILES)] = "0",
-    duration: Annotated[
-        str | None, option("--duration", "Look at this much: seconds or M:SS.", FILES)
-    ] = None,
-    detector: Annotated[str, option("--detector", "auto, dwpose or light.", PEOPLE, shown=True)] = "auto",
-    person: Annotated[
-        str,
-        option(
-            "--person", "largest, central, all, or a number: 1 is the most prominent.", PEOPLE, shown=True
-        ),
-    ] = "largest",
-    max_people: Annotated[
-        int, option("--max-people", "That the light detector follows at once.", PEOPLE, shown=True)
-    ] = 8,
-    detect_every: Annotated[
-        int, option("--detect-every", "Frames between two searches of DWPose for people.", PEOPLE, shown=True)
-    ] = 4,
-    person_network: Annotated[
-        str, option("--person-network", "A YOLOX network: id or ONNX file.", PEOPLE, shown=True)
-    ] = "dwpose.det",
-    pose_network: Annotated[
-        str,
-        option("--pose-network", "A DWPose, RTMPose or RTMW network: id or ONNX file.", PEOPLE, shown=True),
-    ] = "dwpose.pose",
-    whole_body: Annotated[
-        bool, option("--whole-body/--body-only", "With or without hands and face.", PEOPLE)
-    ] = True,
-    smoothing: Annotated[
-        str, option("--smoothing", "savgol, gaussian, one-euro or none.", PEOPLE, shown=True)
-    ] = "savgol",
-    fill: Annotated[float, option("--fill", "Fill gaps up to this many seconds.", PEOPLE, shown=True)] = 0.25,
-    raw: Annotated[bool, option("--raw", "Repair and smooth nothing.", PEOPLE, metavar="")] = False,
-    draw: Annotated[
-        str, option("--draw", "What of a pose to draw.", DRAWING, shown=True)
-    ] = "body,hands,face",
-    thickness: Annotated[float, option("--thickness", "Of lines and dots.", DRAWING, shown=True)] = 1.0,
-    fade: Annotated[bool, option("--fade", "Draw what is unsure darker.", DRAWING, metavar="")] = False,
-    fit: Annotated[
-        str,
-        option(
-            "--fit",
-            "source, center, or a picture of a person whose body and place are taken.",
-            DRAWING,
-            shown=True,
-        ),
-    ] = "source",
-    metrics: Annotated[
-        str | None, option("--metrics", "Print what was measured: text or json.", RUN, metavar="text|json")
-    ] = None,
-    skip_existing: Annotated[
-        bool, switch("--skip-existing", "Leave out videos whose outputs are there.")
-    ] = False,
+    source: Annotated[str, SOURCE],
+    output: Annotated[Path, OUTPUT],
+    keypoints: Annotated[Path | None, JSON] = None,
+    openpose: Annotated[Path | None, OPENPOSE] = None,
+    coco: Annotated[Path | None, COCO] = None,
+    preview: Annotated[Path | None, PREVIEW] = None,
+    size: Annotated[str | None, SIZE] = None,
+    fps: Annotated[str | None, FPS] = None,
+    start: Annotated[str, START] = "0",
+    duration: Annotated[str | None, DURATION] = None,
+    detector: Annotated[str, DETECTOR] = "auto",
+    person: Annotated[str, PERSON] = "largest",
+    max_people: Annotated[int, MAX_PEOPLE] = 8,
+    detect_every: Annotated[int, DETECT_EVERY] = 4,
+    person_network: Annotated[str, PERSON_NETWORK] = "dwpose.det",
+    pose_network: Annotated[str, POSE_NETWORK] = "dwpose.pose",
+    whole_body: Annotated[bool, WHOLE_BODY] = True,
+    smoothing: Annotated[str, SMOOTHING] = "savgol",
+    fill: Annotated[float, FILL] = 0.25,
+    raw: Annotated[bool, RAW] = False,
+    draw: Annotated[str, DRAW] = "body,hands,face",
+    thickness: Annotated[float, THICKNESS] = 1.0,
+    fade: Annotated[bool, FADE] = False,
+    fit: Annotated[str, FIT] = "source",
+    metrics: Annotated[str | None, METRICS] = None,
+    skip_existing: Annotated[bool, switch("--skip-existing", "Leave out what is there already.")] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = 0,
     debug: Debug = False,
@@ -128,8 +111,8 @@ def extract_pose(
     from dreamoving_cli.extract.settings import PoseOptions
     from dreamoving_cli.options import frame_rate, picture_size
 
-    if metrics not in (None, *METRICS):
-        raise UsageError(f"metrics is '{metrics}'", f"Choose one of: {', '.join(METRICS)}.")
+    if metrics not in (None, "text", "json"):
+        raise UsageError(f"metrics is '{metrics}'", "Choose text or json.")
     parts = [part.strip() for part in draw.split(",") if part.strip()]
     if unknown := set(parts) - set(PARTS):
         raise UsageError(
@@ -142,7 +125,7 @@ def extract_pose(
     repair = RepairOptions(not raw, "none" if raw else smoothing, fill)
     options = PoseOptions(
         detector, person, whole_body, max_people, detect_every, person_network, pose_network, repair
-    )  # fmt: skip
+    )
     drawn = {part: part in parts for part in PARTS}
     style = Style(**drawn, thickness=thickness, fade=fade)
     outputs = Outputs(output, keypoints, openpose, coco, preview)

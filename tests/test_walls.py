@@ -35,7 +35,7 @@ TORCH_FREE = (set(ARROWS) - {"models"}) | {
 MANY_PARAMETERS = {
     "write_video"
 }  # the one sink of all pictures: each of its eight says one thing about the file
-TALKS = ("cli", "models_command", "terminal", "render_command", "train")  # who may print
+TALKS = ("cli", "models_command", "pose_command", "terminal", "render_command", "train")  # who may print
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 
 

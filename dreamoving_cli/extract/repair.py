@@ -12,7 +12,7 @@ import numpy as np
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import LIMBS, VISIBLE
 from dreamoving_cli.extract.smoothing import SMOOTHERS
-from dreamoving_cli.extract.swaps import away, mend_swaps
+from dreamoving_cli.extract.swaps import FACE_SURE, away, mend_swaps
 from dreamoving_cli.extract.tracking import Track
 
 SHOW, HIDE = 0.35, 0.2  # a hidden point is shown from the first score on, a shown one until the second
@@ -22,7 +22,6 @@ LEAP = 2  # frames
 BACK = 0.4  # it comes back to within this share of the leap
 LONGEST, LONG = 1.6, 80  # a limb longer than this many times its own 80th percentile is not a limb
 FILL_S = 0.25  # longest gap that is filled
-FACE_SURE = 0.5  # mean score of a face that is believed although the body seems to face away
 FACIAL = [kp.NOSE, kp.RIGHT_EYE, kp.LEFT_EYE]
 
 

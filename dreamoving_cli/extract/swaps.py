@@ -5,6 +5,8 @@ Of the two ways of naming, the right one is told by the face, which is seen from
 that says nothing, by the longer time. numpy only.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from dreamoving_cli.extract import keypoints as kp
@@ -13,6 +15,9 @@ from dreamoving_cli.extract.draw import VISIBLE
 CROSSED = 0.5  # exchanged, the joints move less than this share of what they would move as they are named
 APART = 0.15  # of the torso: twins nearer than this cannot be told apart by place
 LONGEST_STEP = 2  # frames: over longer gaps a body may really have turned
+LONGEST_SWAP = 15  # frames: a longer one must be contradicted by the face
+CONTRADICTED = 0.5  # in this share of its frames
+FACE_SURE = 0.5  # mean score of a face that is believed
 CLEAR = 0.25  # of the greatest width of shoulders or hips: less wide, a body is seen from the side
 
 # Left and right twins of the arms (with their hands) and of the legs (with their feet).
@@ -53,9 +58,21 @@ def wrongly_named(
     parity = np.zeros(len(points), bool)
     for frame in exchanges:
         parity[frame:] ^= True
-    votes = np.where(parity, -1, 1) * facing_vote(points, scores, twins[0])
+    facing = facing_vote(points, scores, twins[0])
+    votes = np.where(parity, -1, 1) * facing
     right_as_is = votes.sum() if votes.any() else np.where(parity, -1, 1).sum()
-    return parity if right_as_is >= 0 else ~parity
+    return _believable(parity if right_as_is >= 0 else ~parity, facing)
+
+
+def _believable(wrong: np.ndarray, facing: np.ndarray) -> np.ndarray:
+    """Only stretches that are short, or whose names the face contradicts. wrong: bool f; facing: int f."""
+    out = wrong.copy()
+    borders = [0, *(np.flatnonzero(np.diff(wrong)) + 1).tolist(), len(wrong)]
+    for first, end in pairwise(borders):
+        long = end - first > LONGEST_SWAP
+        if long and facing[first:end].sum() > -CONTRADICTED * (end - first):
+            out[first:end] = False
+    return out
 
 
 def _exchanges(
@@ -83,9 +100,12 @@ def _exchanges(
 
 
 def facing_vote(points: np.ndarray, scores: np.ndarray, twins: tuple[int, int]) -> np.ndarray:
-    """1 where these twins and the face agree on which side is right, -1 where they do not, 0 else; int f."""
-    face_shown = scores[:, [kp.NOSE, kp.LEFT_EYE, kp.RIGHT_EYE]].min(1) > VISIBLE
-    return np.where(face_shown, side_order(points, scores, twins), 0)
+    """1 where these twins and the face agree on which side is right, -1 where they do not, 0 else; int f.
+
+    The 68 points of the face count, not the body's nose and eyes: networks guess these on backs too.
+    """
+    face_sure = scores[:, kp.FACE].mean(1) > FACE_SURE
+    return np.where(face_sure, side_order(points, scores, twins), 0)
 
 
 def side_order(points: np.ndarray, scores: np.ndarray, twins: tuple[int, int]) -> np.ndarray:

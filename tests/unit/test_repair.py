@@ -78,10 +78,16 @@ def test_swaps_are_changed_back(groups: tuple[int, ...], frames: slice) -> None:
 
 def test_without_a_face_the_longer_time_tells() -> None:
     points, scores = dancer()
-    scores[:, [kp.NOSE, kp.LEFT_EYE, kp.RIGHT_EYE]] = 0
+    scores[:, kp.FACE] = 0
     mended, _, changed = mend_swaps(swapped(points, slice(5, 9)), scores, 70)
     np.testing.assert_array_equal(mended, points)
     assert changed == 4
+
+
+def test_without_a_face_a_long_stretch_is_not_touched() -> None:
+    points, scores = dancer(60)
+    scores[:, kp.FACE] = 0
+    assert mend_swaps(swapped(points, slice(5, 30)), scores, 70)[2] == 0
 
 
 def test_a_turn_is_no_swap() -> None:
