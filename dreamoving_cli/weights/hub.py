@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dreamoving_cli import __version__
 from dreamoving_cli.weights.lock import Entry, Source
-from dreamoving_cli.weights.transport import SourceError, refusal
+from dreamoving_cli.weights.transport import UnreachableError, refusal
 
 HASH_LENGTH = 64  # hex digits: the hub names large files by their sha256, small ones by git's shorter hash
 
@@ -96,7 +96,7 @@ def _ask_hub(source: Source) -> Facts:
     except HfHubHTTPError as error:
         raise refusal(error.response.status_code, url) from error
     except HTTPError as error:
-        raise SourceError(f"{url} cannot be reached ({error})") from error
+        raise UnreachableError(f"{url} cannot be reached ({error})") from error
     etag = told.etag or ""
     return Facts(told.size, etag if len(etag) == HASH_LENGTH else "", told.commit_hash or "")
 
@@ -110,7 +110,7 @@ def _ask_server(source: Source) -> Facts:
     try:
         answer = get_session().head(url, headers=asked, timeout=timeout_s, follow_redirects=True)
     except HTTPError as error:
-        raise SourceError(f"{url} cannot be reached ({error})") from error
+        raise UnreachableError(f"{url} cannot be reached ({error})") from error
     if answer.status_code >= 400:
         raise refusal(answer.status_code, url)
     length = answer.headers.get("Content-Length")

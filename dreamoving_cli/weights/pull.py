@@ -12,7 +12,7 @@ from dreamoving_cli.paths import weight_cache
 from dreamoving_cli.weights import hub, overlay, store
 from dreamoving_cli.weights.fetch import Rules, bring, offline_reason, refuse, refuse_offline
 from dreamoving_cli.weights.lock import Entry, Lock, describe
-from dreamoving_cli.weights.transport import SourceError
+from dreamoving_cli.weights.transport import SourceError, UnreachableError
 
 RESERVE_BYTES = 64 * 2**20  # left free beside the files themselves
 
@@ -99,7 +99,7 @@ def check(missing: list[Entry], lock: Lock, rules: Rules) -> None:
     for entry in missing:
         refuse(entry, lock, rules)
     refuse_offline([entry for entry in missing if entry.unlocked or not hub.cached(entry)], rules)
-    whole = plan([_with_size(entry, rules) for entry in missing], lock, rules)
+    whole = plan(_with_sizes(missing, rules), lock, rules)
     if not whole.fits:
         raise OutputError(
             f"{whole.fetch_bytes:,} bytes are to come, and the disk of '{weight_cache()}' "
@@ -108,17 +108,26 @@ def check(missing: list[Entry], lock: Lock, rules: Rules) -> None:
         )
 
 
-def _with_size(entry: Entry, rules: Rules) -> Entry:
-    """The entry with its size, asked for where the lock does not know it."""
-    if entry.size is not None or not entry.sources or offline_reason(rules):
-        return entry
-    source = entry.sources[0]
+def _with_sizes(entries: list[Entry], rules: Rules) -> list[Entry]:
+    """The entries with their sizes, asked for where the lock does not know them."""
+    silent: set[str] = set()  # hosts that do not answer are not waited for again
+    return [_with_size(entry, silent) if not offline_reason(rules) else entry for entry in entries]
+
+
+def _with_size(entry: Entry, silent: set[str]) -> Entry:
+    source = entry.sources[0] if entry.size is None and entry.sources else {}
     if "member" in source or not ("hf" in source or "url" in source):
+        return entry
+    host = hub.address(source).split("/")[2]
+    if host in silent:
         return entry
     try:
         return replace(entry, size=hub.ask(source).size)
+    except UnreachableError:
+        silent.add(host)
     except SourceError:
-        return entry  # whether it can be had is seen when it is fetched
+        pass  # whether it can be had is seen when it is fetched
+    return entry
 
 
 def _all(failures: list[WeightsError]) -> WeightsError:

@@ -13,6 +13,7 @@ import pytest
 from dreamoving_cli import weights
 from dreamoving_cli.errors import GatedError, MismatchError, OfflineError, OutputError, WeightsError
 from dreamoving_cli.weights import overlay, store
+from dreamoving_cli.weights import pull as pulling
 from dreamoving_cli.weights.fetch import Rules
 from dreamoving_cli.weights.lock import Entry
 from dreamoving_cli.weights.pull import plan, pull
@@ -384,6 +385,20 @@ def test_the_disk_is_checked_for_all_before_the_first_byte(hub: Hub, monkeypatch
         "n1",
         "n2",
     }  # a begun file needs only its rest
+
+
+def test_a_silent_host_is_asked_for_one_size(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    ask = pulling.hub.ask
+    monkeypatch.setattr(pulling.hub, "ask", lambda source: asked.append(source["url"]) or ask(source))
+    entries = [
+        file(name, content(k), {"url": f"http://127.0.0.1:9/{name}"}, at_hub(name), size=None)
+        for k, name in enumerate(("a", "b"))
+    ]
+    for k, name in enumerate(("a", "b")):
+        hub.add("team/repo", name, content(k))
+    assert set(pull(entries, write_lock(*entries), Rules())) == {"a", "b"}
+    assert asked == ["http://127.0.0.1:9/a"]
 
 
 @contextmanager
