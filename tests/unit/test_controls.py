@@ -1,6 +1,7 @@
 """Which frames of which file a control shows, and what is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreamoving_cli.controls import Control, control_files, open_controls, open_driver, pose_picks
+from dreamoving_cli.controls import (
+    Control,
+    control_files,
+    open_controls,
+    open_driver,
+    pose_picks,
+    shot_cuts,
+)
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.media.writer import write_video
@@ -44,6 +52,26 @@ def test_poses_are_shown_at_their_times(tmp_path: Path, frames: int, rate: str, 
         time_s = k / driver.fps
         assert pick / saved.fps <= time_s
         assert time_s < (pick + 1) / saved.fps or pick == frames - 1
+
+
+@pytest.mark.parametrize(
+    ("fps", "start_s", "expected"),
+    [(None, 0, (5, 9)), ("12", 0, (3, 5)), ("48", 0, (10, 18)), (None, "0.25", (3,)), (None, "0.5", ())],
+)
+def test_cuts_of_the_poses_are_cuts_of_the_output(
+    tmp_path: Path, fps: str | None, start_s: Any, expected: tuple[int, ...]
+) -> None:
+    saved = replace(poses(16, Fraction(24)), cuts=(5, 9))
+    path = save_poses(tmp_path / "pose.json", saved)
+    options = RenderOptions(pose=path, fps=fps, start_s=start_s)
+    files = control_files(options)
+    driver = open_driver(options, files)
+    cuts = shot_cuts(files, driver, None)
+    assert cuts == expected
+    picks = pose_picks(saved, driver)
+    for cut in cuts:  # the first frame that shows the new shot
+        assert any(picks[cut - 1] < at <= picks[cut] for at in saved.cuts)
+    assert shot_cuts(files, driver, saved) == (5, 9)  # poses of footage are at the output's rate already
 
 
 @pytest.mark.parametrize(
