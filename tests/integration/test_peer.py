@@ -150,5 +150,5 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 def test_one_window_equals_the_peers(pack: Pack) -> None:
     peer = theirs(with_norm(pack, "clip"))
-    assert distance(ours(with_norm(pack, "clip")), peer) < 1e-3
+    assert distance(ours(with_norm(pack, "clip")), peer) < 1e-4  # 1.1e-6 when written
     assert distance(ours(pack), peer) > 1e-2  # AnimateDiff's own norm is not diffusers'
