@@ -7,11 +7,10 @@ from typing import Protocol
 import numpy as np
 
 from dreamoving_cli.extract.dwpose import DwposeDetector
+from dreamoving_cli.extract.keypoints import People
 from dreamoving_cli.extract.sessions import gpu_is_here, gpu_is_usable, unused_gpu
 from dreamoving_cli.extract.settings import PoseOptions
 from dreamoving_cli.weights import list_weights
-
-People = tuple[np.ndarray, np.ndarray]  # points p 134 2 in pixels, scores p 134
 
 logger = logging.getLogger(__name__)
 

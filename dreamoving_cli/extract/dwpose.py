@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamoving_cli.errors import WeightsError
 from dreamoving_cli.extract import simcc, yolox
+from dreamoving_cli.extract.keypoints import People
 from dreamoving_cli.extract.sessions import Session
 from dreamoving_cli.weights import weight_path
 
@@ -20,8 +21,6 @@ INPUT = 640, 640  # of a person network that takes any size
 CROP = 384, 288  # of a pose network that takes any size: height, width
 CROPS = 32  # go through the network at once
 SAME = 0.3  # overlap of one person's boxes in two looked-at frames
-
-People = tuple[np.ndarray, np.ndarray]  # points p 134 2 in pixels, scores p 134
 
 
 class DwposeDetector:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamoving_cli.errors import InputError, UsageError
+from dreamoving_cli.errors import InputError, OutputError, UsageError
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.keypoints import FORMAT, NUM_POINTS, Poses, fill_places, load_poses, read_json
 from dreamoving_cli.extract.simcc import BODY as FROM_COCO
@@ -57,14 +57,21 @@ def read_keypoints(path: Path, fps: Fraction | None = None, size: Size | None = 
 
 def save_openpose(folder: Path, poses: Poses, name: str) -> Path:
     """Write NAME_000000000000_keypoints.json for each frame, the folder whole or not at all."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists already and is not an empty folder", "Choose a new folder.")
+    refuse_taken(folder)
     with part_folder(folder) as part:
         for k in range(poses.num_frames):
             people = [_openpose_person(poses, k, int(p)) for p in np.flatnonzero(poses.scores[k].any(-1))]
             text = json.dumps({"version": 1.3, "people": people}, separators=(",", ":"))
             (part / f"{name}_{k:012}{SUFFIX}").write_text(text, encoding="utf-8")
     return folder
+
+
+def refuse_taken(folder: Path) -> None:
+    """OpenPose's files need a folder of their own: what is left of a longer clip would be a frame of this."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists already and is not an empty folder", "Choose a new folder.")
+    if not folder.absolute().parent.is_dir():
+        raise OutputError(f"{folder.absolute().parent} is not a folder", "Create it.")
 
 
 def _openpose_person(poses: Poses, frame: int, place: int) -> dict[str, Any]:

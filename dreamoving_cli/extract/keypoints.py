@@ -31,6 +31,7 @@ RIGHT_EYE, LEFT_EYE, RIGHT_EAR, LEFT_EAR = 14, 15, 16, 17
 
 FORMAT, VERSION = "dreamoving-pose", 2
 READS = (1, 2)  # 1: no ids, cuts and raw detections
+People = tuple[np.ndarray, np.ndarray]  # of one frame: points p 134 2 in pixels, scores p 134
 MAX_ID = 2**31
 MAX_PIXELS = 1e6  # a coordinate beyond this is a damaged file, not a pose
 

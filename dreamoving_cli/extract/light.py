@@ -11,6 +11,7 @@ import numpy as np
 
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract import layout
+from dreamoving_cli.extract.keypoints import People
 from dreamoving_cli.extract.networks import Detector, Network, sigmoid
 from dreamoving_cli.extract.regions import Region, angle_upright, around_center, around_points
 
@@ -32,8 +33,6 @@ SEARCH_EVERY = 8  # frames between two looks for more people
 SAME_PLACE, SAME_SIZE = 0.35, 0.5  # of a region's side: how near, how alike, two regions of one body are
 SAME_BODY = 0.1  # of a region's side: landmarks this near are one body's
 PALM = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]  # hand landmarks that decide the next region
-
-People = tuple[np.ndarray, np.ndarray]  # points p 134 2 in pixels, scores p 134
 
 
 @dataclass(frozen=True)

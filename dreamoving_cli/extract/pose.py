@@ -13,9 +13,9 @@ import numpy as np
 from dreamoving_cli.errors import InputError
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.cuts import with_cuts
-from dreamoving_cli.extract.detectors import Detector, People, open_detector
-from dreamoving_cli.extract.draw import CANVAS_SIDE, OFFICIAL, VISIBLE, Style, draw_control
-from dreamoving_cli.extract.keypoints import Poses, Raw
+from dreamoving_cli.extract.detectors import Detector, open_detector
+from dreamoving_cli.extract.draw import CANVAS_SIDE, OFFICIAL, Style, draw_control
+from dreamoving_cli.extract.keypoints import People, Poses, Raw
 from dreamoving_cli.extract.metrics import PoseReport, measure_poses
 from dreamoving_cli.extract.repair import Repairs, repair
 from dreamoving_cli.extract.settings import PoseOptions
@@ -131,8 +131,3 @@ def pose_maps(poses: Poses, style: Style = OFFICIAL) -> Iterator[np.ndarray]:
         frames = range(start, min(start + BATCH, poses.num_frames))
         drawn = (draw_control(poses.points[f], poses.scores[f], size, height, width, style) for f in frames)
         yield np.stack([resize(picture, *size) for picture in drawn])
-
-
-def seen_by_anyone(poses: Poses) -> np.ndarray:
-    """In which frames anyone is shown; bool f."""
-    return np.asarray((poses.scores > VISIBLE).any((1, 2)))

@@ -11,7 +11,13 @@ import psutil  # type: ignore[import-untyped]
 from dreamoving_cli.errors import DeviceMemoryError, InputError, UsageError
 from dreamoving_cli.extract import KIND_TAG, OnProgress
 from dreamoving_cli.extract.draw import OFFICIAL, Style
-from dreamoving_cli.extract.exchange import is_keypoints, read_keypoints, save_coco, save_openpose
+from dreamoving_cli.extract.exchange import (
+    is_keypoints,
+    read_keypoints,
+    refuse_taken,
+    save_coco,
+    save_openpose,
+)
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.extract.metrics import PoseReport, measure_poses
 from dreamoving_cli.extract.pose import BATCH, find_poses, pose_maps
@@ -110,7 +116,9 @@ def refuse_outputs(source: Path, job: PoseJob) -> None:
     for path in paths:
         if path.absolute() == source.absolute():
             raise UsageError(f"{path} is the input", "Choose another output.")
-        if path != job.outputs.openpose:
+        if path == job.outputs.openpose:
+            refuse_taken(path)
+        else:
             check_output(path, job.overwrite)
     if job.outputs.map:
         codec_of(job.outputs.map)

@@ -13,6 +13,7 @@ import numpy as np
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE
+from dreamoving_cli.extract.keypoints import People
 
 MAX_HIDDEN_S = 1.0  # a track goes on after this long without its person
 SIMILAR = 0.15  # least similarity of a detection and a track
@@ -21,7 +22,6 @@ SPREAD_PER_FRAME = 0.05  # added for each frame in which the person was hidden
 SHORTEST_S = 0.15  # shorter tracks are false alarms, where there are others
 SAME_SIZE = 2.0  # one person's tracks before and after a gap differ less than this in size
 
-People = tuple[np.ndarray, np.ndarray]  # points p 134 2 in pixels, scores p 134
 RULES = ("largest", "central", "all")
 
 

@@ -8,7 +8,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from dreamoving_cli.errors import InputError, UsageError
+from dreamoving_cli.errors import InputError, OutputError, UsageError
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.exchange import is_keypoints, read_keypoints, save_coco, save_openpose
 from dreamoving_cli.extract.keypoints import Poses, Raw, load_poses, save_poses
@@ -187,5 +187,5 @@ def test_broken_openpose_folders_are_named(tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").touch()
-    with pytest.raises(InputError, match="not an empty folder"):
+    with pytest.raises(OutputError, match="not an empty folder"):
         save_openpose(full, some_poses(), "x")

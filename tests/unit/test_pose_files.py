@@ -128,6 +128,7 @@ def test_many_videos(run: Callable[..., Any]) -> None:
         ("in.mp4 in.mp4", 2, "is the input"),
         ("in.mp4 map.mp4 --json map.mp4", 2, "two outputs have one name"),
         ("in.mp4 gone/map.mp4", 6, "is not a folder"),
+        ("in.mp4 map.mp4 --openpose in", 6, "is not an empty folder"),
         ("in.mp4 map.xyz", 2, "'.xyz' is not a video format"),
         ("in.mp4 map.mp4 --preview s.doc", 2, "'.doc' is not a picture format"),
         ("in.mp4 map.mp4 --start 99", 2, "start is 99 s"),

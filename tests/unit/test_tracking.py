@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamoving_cli.errors import InputError, UsageError
-from dreamoving_cli.extract.tracking import People, choose, make_tracks, similarity
+from dreamoving_cli.extract.keypoints import People
+from dreamoving_cli.extract.tracking import choose, make_tracks, similarity
 
 FPS = Fraction(25)
 
