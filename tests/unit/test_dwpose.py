@@ -23,7 +23,7 @@ def picture(name: str) -> np.ndarray:
 @pytest.mark.shared
 @pytest.mark.skipif(not GOLDENS.is_dir(), reason="the reference goldens lie beside a developer's checkout")
 class TestOfficialCode:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def golden(self) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
 
