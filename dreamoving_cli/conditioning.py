@@ -4,13 +4,14 @@ Keys and values of all prompts are computed once per render; control embeddings 
 they are small, else per window. Not here: which windows, which sampler, where the control pictures come from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamoving_cli.controls import Control
 from dreamoving_cli.models.content_guider import needs_identity
@@ -26,7 +27,15 @@ EMBED_BLOCK = (
 )
 CACHE_BYTES = 176 * 1024  # of control embeddings a frame that may be kept: with the latents 0.25 MiB at most
 
+Enter = Callable[[str], None]  # told the stage of memory.STAGES whose networks are needed next
 Layers = list[list[Prompt]]  # for each cross-attention, the prompts it sums
+
+
+class Place(NamedTuple):
+    """Where and in which precision networks compute, wherever and however their weights are kept."""
+
+    device: torch.device
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,30 @@ class Prompts:
 
 
 @torch.inference_mode()
-def encode_prompts(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> Prompts:
+def encode_prompts(
+    pack: Pack, options: RenderOptions, shown: ImagePrompts, enter: Enter = lambda stage: None
+) -> Prompts:
     """Encode the text and the pictures; those of strength 0 are left out, several of a kind are averaged."""
     guided = options.guidance_scale > 1
+    enter("text")
     text = pack.encode_text([options.negative_prompt, options.prompt] if guided else [options.prompt])
+    if shown.pictures:
+        enter("pictures")
+    images = image_layers(pack, options, shown)
+    enter("denoise")
     layers: Layers = [[(k, v, 1.0)] for k, v in pack.unet.text_keys(text)]
+    for image in images:
+        for layer, prompt in zip(layers, image, strict=True):
+            layer.append(prompt)
+    controls: dict[str, Layers] = {
+        kind: [[(k, v, 1.0)] for k, v in net.text_keys(text)] for kind, net in pack.controlnets.items()
+    }
+    return Prompts(layers, controls, options.guidance_scale)
+
+
+def image_layers(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> list[list[Prompt]]:
+    """For each kind of picture that counts, its prompt for every cross-attention."""
+    guided, images = options.guidance_scale > 1, []
     for kind, pictures in shown.pictures.items():
         strength = getattr(options, f"{kind}_strength")
         if not strength:
@@ -70,32 +98,34 @@ def encode_prompts(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> P
         tokens = pack.image_tokens(kind, pictures, None if known is None else torch.from_numpy(known))
         if guided:
             tokens = torch.cat([pack.image_tokens(kind, None), tokens])
-        for layer, (k, v) in zip(layers, pack.guider.keys(kind, tokens), strict=True):
-            layer.append((k, v, strength))
-    controls: dict[str, Layers] = {
-        kind: [[(k, v, 1.0)] for k, v in net.text_keys(text)] for kind, net in pack.controlnets.items()
-    }
-    return Prompts(layers, controls, options.guidance_scale)
+        images.append([(k, v, strength) for k, v in pack.guider.keys(kind, tokens)])
+    return images
 
 
 def make_predict_noise(
-    pack: Pack, prompts: Prompts, controls: Sequence[Control], timesteps: Tensor, num_frames: int
+    pack: Pack,
+    prompts: Prompts,
+    controls: Sequence[Control],
+    timesteps: Tensor,
+    num_frames: int,
+    place: Place | None = None,
 ) -> PredictNoise:
-    """The whole model as one function of latents, time and windows, on the device where the pack is."""
-    weight = next(pack.unet.parameters())
+    """The whole model as one function of latents, time and windows, at `place` (None: where the pack is)."""
+    place = place or place_of(pack.unet)
     steps = {float(t): step for step, t in enumerate(timesteps)}
     allowance = CACHE_BYTES
     embeddings = []
     for control in controls:
-        embeddings.append(Embeddings(control, pack.controlnets[control.kind], num_frames, allowance))
+        net = pack.controlnets[control.kind]
+        embeddings.append(Embeddings(control, net, num_frames, allowance, place))
         allowance -= embeddings[-1].kept_bytes
 
     @torch.inference_mode()
     def predict_noise(x: Tensor, t: Tensor, windows: Sequence[Window]) -> Tensor:
         """x: b c f h w, one window per row of b -> the same shape, fp32."""
         unet_prompts, control_prompts = prompts.for_windows(len(windows))
-        rows = repeat(x.to(weight), "b c f h w -> (g b) c f h w", g=prompts.branches)
-        at = t.to(weight.device)
+        rows = repeat(put(x, place), "b c f h w -> (g b) c f h w", g=prompts.branches)
+        at = t.to(place.device)
         residuals = [
             e.net(rows, at, control_prompts[c.kind], e.rows(windows, prompts.branches), c.control_scale)
             for c, e in zip(controls, embeddings, strict=True)
@@ -105,6 +135,17 @@ def make_predict_noise(
         return guide(noise.float(), prompts.guidance_scale)
 
     return predict_noise
+
+
+def place_of(network: nn.Module) -> Place:
+    """Where a network's weights are, and in which precision."""
+    weight = next(network.parameters())
+    return Place(weight.device, weight.dtype)
+
+
+def put(x: Tensor, place: Place) -> Tensor:
+    """x at the place; precision first, for not every device has those of the CPU."""
+    return x.to(place.dtype).to(place.device)
 
 
 def guide(noise: Tensor, guidance_scale: float) -> Tensor:
@@ -123,6 +164,7 @@ class Embeddings:
     net: VideoControlNet
     num_frames: int
     allowance: int  # bytes a frame that may be kept
+    place: Place | None = None  # None: where the network is
     kept_bytes: int = 0  # a frame; 0 = embeddings are made anew for every window
     blocks: dict[int, Tensor] = field(default_factory=dict)
 
@@ -151,9 +193,9 @@ class Embeddings:
         return torch.cat([self._embed(part) for part in parts])
 
     def _embed(self, frames: Sequence[int]) -> Tensor:
-        weight = next(self.net.parameters())
-        pictures = torch.from_numpy(self.control.source.read(frames)).to(weight.device)
-        return self.net.embed_control(rearrange(pictures, "f h w c -> 1 c f h w").to(weight.dtype) / 255)
+        place = self.place or place_of(self.net)
+        pictures = torch.from_numpy(self.control.source.read(frames)).to(place.device)
+        return self.net.embed_control(rearrange(pictures, "f h w c -> 1 c f h w").to(place.dtype) / 255)
 
 
 def _repeat(layers: Layers, count: int) -> Layers:

@@ -1,18 +1,28 @@
 """Which device a render runs on, in which dtype, and its memory. Nothing else asks torch about CUDA."""
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from dreamoving_cli.errors import DeviceMemoryError, UsageError
 
 GIB = 2**30
 FITS = "Give a smaller --size, fewer --context-frames or a smaller --decode-batch."
 CGROUP = Path("/sys/fs/cgroup")  # where a container's own limit is
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a render runs on, in the words of the flags; no part of its look."""
+
+    device: str = "auto"
+    vram: str = "auto"  # or a name of memory.NAMES
+    dtype: str = "auto"  # or a key of DTYPES
 
 
 def choose_device(asked: str = "auto") -> torch.device:
@@ -22,33 +32,22 @@ def choose_device(asked: str = "auto") -> torch.device:
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise UsageError(f"device is '{asked}'", "Give auto, cpu, cuda or cuda:N.") from error
+        raise UsageError(f"device is '{asked}'", "Give auto, cpu, cuda, cuda:N or mps.") from error
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= count.get(device.type, 0):
         raise UsageError(f"there is no device '{asked}' here", "Give --device cpu or leave it out.")
     return device
 
 
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """fp32 on the CPU; on CUDA bf16 where it is fast, else fp16."""
+def choose_dtype(device: torch.device, asked: str = "auto") -> torch.dtype:
+    """The precision by name; auto: fp32 on the CPU and mps, on CUDA bf16 where it is fast, else fp16."""
+    if asked != "auto":
+        if asked not in DTYPES:
+            raise UsageError(f"dtype is '{asked}'", f"Give auto, {', '.join(DTYPES)}.")
+        return DTYPES[asked]
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-
-
-@contextmanager
-def on_device(models: Iterable[nn.Module | None], device: torch.device) -> Iterator[None]:
-    """The models on `device` inside the block, on the CPU after it, whatever happens."""
-    present = [model for model in models if model is not None]
-    try:
-        for model in present:
-            model.to(device)
-        yield
-    finally:
-        for model in present:
-            model.to("cpu")
-        if device.type != "cpu":
-            free_memory()
 
 
 def free_memory() -> None:
@@ -56,12 +55,16 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def available_gib(device: torch.device) -> float:
     """Memory that a render can still take on this device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / GIB
+    if device.type == "mps":
+        return (torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()) / GIB
     import psutil  # type: ignore[import-untyped]
 
     return min(int(psutil.virtual_memory().available), _container_left()) / GIB
@@ -73,10 +76,19 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
-        if not cpu and not isinstance(error, torch.OutOfMemoryError):
+        if not out_of_memory(error):
             raise
-        raise DeviceMemoryError(f"the {'CPU' if cpu else 'device'} ran out of memory", FITS) from error
+        where = "CPU" if _on_cpu(error) else "device"
+        raise DeviceMemoryError(f"the {where} ran out of memory", FITS) from error
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is how torch or Python say that memory is full, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or _on_cpu(error) or "MPS backend out of" in str(error)
+
+
+def _on_cpu(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _container_left() -> int:

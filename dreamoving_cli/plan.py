@@ -3,22 +3,24 @@
 Whatever can be refused is refused here, in seconds.
 """
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from dreamoving_cli import paths
+from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
-from dreamoving_cli.device import FITS, GIB, available_gib, choose_device, choose_dtype
-from dreamoving_cli.errors import DeviceMemoryError, UsageError
+from dreamoving_cli.device import GIB, Machine, available_gib, choose_device, choose_dtype
+from dreamoving_cli.errors import UsageError
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import fit_size
-from dreamoving_cli.models.checkpoints.assemble import recipe_config
-from dreamoving_cli.models.checkpoints.files import Part, Recipe
+from dreamoving_cli.memory import NAMES, Mode, Sizes, choose, ladder, need
+from dreamoving_cli.models.checkpoints.assemble import count_values, recipe_config
+from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes
 from dreamoving_cli.models.config import PackConfig
+from dreamoving_cli.models.vae import stable_dtype
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import absolute, with_seed
 from dreamoving_cli.recipes import find_loras, find_recipe, has_files, recipe_notes
@@ -44,6 +46,8 @@ class Job:
     size: tuple[int, int]  # height, width
     windows: Windows
     notes: list[str]  # what the user should know
+    sizes: Sizes
+    modes: list[Mode]  # of memory: the chosen one, then those to fall back on
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -69,14 +73,15 @@ class Plan:
     sampler: str
     seed: int
     windows: str
-    memory_gib: float
+    vram: str  # the memory mode
+    memory_gib: float  # in this mode
     available_gib: float
     notes: list[str]
 
 
-def plan(options: RenderOptions, device: str = "auto") -> Plan:
+def plan(options: RenderOptions, machine: Machine | str = "auto") -> Plan:
     """What `render` would do with these options."""
-    job = prepare(options, device)
+    job = prepare(options, machine)
     context = job.windows
     return Plan(
         model=job.config.name,
@@ -93,15 +98,18 @@ def plan(options: RenderOptions, device: str = "auto") -> Plan:
         seed=job.options.seed or 0,
         windows=f"{len(context.windows_at(0))} of {context.context_frames} frames, "
         f"overlap {context.context_overlap}, {context.schedule}, {context.fusion}",
-        memory_gib=round(estimate_gib(job), 2),
+        vram=str(job.modes[0]),
+        memory_gib=round(need(job.modes[0], job.sizes) / GIB, 2),
         available_gib=round(available_gib(job.device), 2),
         notes=job.notes,
     )
 
 
-def prepare(options: RenderOptions, device: str = "auto") -> Job:
-    """Resolve everything that was left open; refuse what cannot be done."""
-    on = choose_device(device)
+def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
+    """Resolve everything that was left open; refuse what cannot be done. machine: or just its device."""
+    machine = Machine(machine) if isinstance(machine, str) else machine
+    on = choose_device(machine.device)
+    dtype = choose_dtype(on, machine.dtype)
     files = control_files(options)
     name, notes = choose_pack(options.model, on)
     source, config = find_pack(name, options, files)
@@ -118,22 +126,25 @@ def prepare(options: RenderOptions, device: str = "auto") -> Job:
         for path in options.pictures(kind):
             read_image(path)
     told = recipe_notes(source, options.sampler) if isinstance(source, Recipe) else ()
-    job = Job(
+    windows = Windows(driver.num_frames, **context.model_dump())
+    sizes = measure(source, config, resolved, windows, Place(on, dtype))
+    batches = windows.window_batch, min(options.decode_batch, driver.num_frames)
+    return Job(
         requested=options,
         options=resolved,
         source=source,
         config=config,
         loras=find_loras(options.loras),
         device=on,
-        dtype=choose_dtype(on),
+        dtype=dtype,
         files=files,
         driver=driver,
         size=size,
-        windows=Windows(driver.num_frames, **context.model_dump()),
+        windows=windows,
         notes=[*notes, *told, *remarks(options, config, driver, size)],
+        sizes=sizes,
+        modes=choose_modes(machine.vram, batches, config, sizes, on),
     )
-    refuse_too_big(job)
-    return job
 
 
 def choose_pack(model: str, device: torch.device) -> tuple[str, list[str]]:
@@ -209,41 +220,59 @@ def used_pictures(options: RenderOptions) -> list[str]:
     return [k for k in PICTURES if options.pictures(k) and getattr(options, f"{k}_strength")]
 
 
-def count_weights(source: Path | Recipe) -> int:
-    """Numbers in all weights of a model pack."""
+def count_weights(source: Path | Recipe, controls: Collection[str]) -> dict[str, int]:
+    """Numbers in the weights of every network that a render uses."""
     if isinstance(source, Recipe):
-        return source.count_values()
-    return sum(file.stat().st_size for file in source.glob("*.safetensors")) // STORED_BYTES
+        return count_values(source)
+    counts = {file.stem: file.stat().st_size // STORED_BYTES for file in source.glob("*.safetensors")}
+    used = [f"controlnet_{kind}" for kind in controls]
+    return {name: n for name, n in counts.items() if name in used or not name.startswith("controlnet_")}
 
 
-def estimate_gib(job: Job) -> float:
-    """Memory of the largest stage: weights, one batch of windows or of decoded frames, and all latents."""
-    itemsize = torch.finfo(job.dtype).bits // 8
-    channels, height, width = job.latent_shape
-    cells = height * width
-    frames = min(job.windows.context_frames, job.driver.num_frames) * job.windows.window_batch
-    rows = frames * (2 if job.options.guidance_scale > 1 else 1)
-    narrow = job.config.unet.get("block_out_channels", (320,))[0]
-    denoising = rows * cells * narrow * itemsize * ACTIVATIONS
-    decoded = min(job.options.decode_batch, job.driver.num_frames)
-    decoding = decoded * math.prod(job.size) * itemsize * DECODER_WIDTH[job.config.vae.kind]
-    latents = job.driver.num_frames * channels * cells * 4 * LATENT_COPIES
-    weights = count_weights(job.source) * itemsize
-    base = BASE_BYTES if job.device.type == "cpu" else 0
-    return (base + weights + latents + max(denoising, decoding)) / GIB
+def stored_in_half(source: Path | Recipe) -> bool:
+    """Whether the weights of U-Net and ControlNets are stored in fp16, so that fp16 holds them exactly."""
+    if isinstance(source, Recipe):
+        roles = [source.parts[role] for role in ("base", "unet", "motion") if role in source.parts]
+        parts = [replace(part, path=p) for part in (*roles, *source.controls.values()) for p in part.files]
+    else:
+        parts = [Part(source / "unet.safetensors"), *map(Part, source.glob("controlnet_*.safetensors"))]
+    return all(value.dtype == torch.float16 for part in parts for value in read_shapes(part).values())
 
 
-def refuse_too_big(job: Job) -> None:
-    """Refuse a render that will not fit."""
-    need, have = estimate_gib(job), available_gib(job.device)
-    if need > have:
-        raise DeviceMemoryError(
-            f"this render needs about {need:.1f} GiB, {job.device} has {have:.1f} GiB free", FITS
-        )
+def measure(
+    source: Path | Recipe, config: PackConfig, options: RenderOptions, windows: Windows, place: Place
+) -> Sizes:
+    """What the render is made of, from headers and options."""
+    assert options.height_width is not None
+    itemsize = torch.finfo(place.dtype).bits // 8
+    height, width = options.height_width
+    cells = height * width // config.pixel_factor**2
+    rows = min(windows.context_frames, windows.num_frames) * (2 if options.guidance_scale > 1 else 1)
+    narrow = config.unet.get("block_out_channels", (320,))[0]
+    return Sizes(
+        weights=count_weights(source, [c.kind for c in options.all_controls if c.control_scale]),
+        itemsize=itemsize,
+        latents=windows.num_frames * config.latent_channels * cells * 4 * LATENT_COPIES,
+        window=rows * cells * narrow * itemsize * ACTIVATIONS,
+        frame=height * width * stable_dtype(place.dtype).itemsize * DECODER_WIDTH[config.vae.kind],
+        frame_pixels=height * width,
+        on_cpu=place.device.type == "cpu",
+        stored_in_half=itemsize == 4 and not options.loras and stored_in_half(source),
+    )
+
+
+def choose_modes(
+    asked: str, batches: tuple[int, int], config: PackConfig, sizes: Sizes, device: torch.device
+) -> list[Mode]:
+    """The memory mode, from what is free now, and those below it; refuses what fits in none."""
+    if asked not in ("auto", *NAMES):
+        raise UsageError(f"vram is '{asked}'", f"Choose auto, {', '.join(NAMES)}.")
+    tiles = config.vae.kind == "AutoencoderKL"
+    modes = ladder(asked, batches, device.type, tiles=tiles, half=sizes.stored_in_half)
+    return choose(asked, modes, sizes, int(available_gib(device) * GIB), str(device))
 
 
 ACTIVATIONS = 30  # tensors of the U-Net's first width alive at once; measured
 DECODER_WIDTH = {"AutoencoderTiny": 256, "AutoencoderKL": 768}  # values alive for each decoded pixel
 LATENT_COPIES = 4  # latents, their sum over windows, a sampler's history, one more while stepping
 STORED_BYTES = 2  # of a weight on disk
-BASE_BYTES = int(0.9 * GIB)  # the libraries themselves; measured

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dreamoving_cli.conditioning import ImagePrompts, encode_prompts, make_predict_noise
+from dreamoving_cli.conditioning import ImagePrompts, Place, Prompts, encode_prompts, make_predict_noise
 from dreamoving_cli.controls import Control, footage_poses, open_controls, shot_cuts
-from dreamoving_cli.device import memory_errors, on_device
-from dreamoving_cli.errors import OutputError
+from dreamoving_cli.device import Machine, memory_errors
+from dreamoving_cli.errors import OutputError, UsageError
 from dreamoving_cli.media.images import fit_square, read_image
 from dreamoving_cli.media.writer import check_output, output_path, write_video
 from dreamoving_cli.models.checkpoints.files import Recipe, read_tensors
 from dreamoving_cli.models.checkpoints.lora import merge_loras
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.content_guider import needs_identity
-from dreamoving_cli.models.load import Pack, load_pack
-from dreamoving_cli.models.vae import VAE
+from dreamoving_cli.models.load import load_pack
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.plan import Job, Plan, plan, prepare, used_pictures
 from dreamoving_cli.recipes import sha256_of
 from dreamoving_cli.record import input_hashes, request, versions, write_record
+from dreamoving_cli.residency import Residency
 from dreamoving_cli.resume import Checkpoint, state_path, unfinished
 from dreamoving_cli.sampling import DenoiseState, FrameNoise, Solver, denoise, make_scheduler
 
@@ -46,17 +46,20 @@ def quiet(stage: str, done: int, total: int) -> None:
 def render(
     options: RenderOptions,
     output: Path,
-    device: str = "auto",
+    machine: Machine | str = "auto",
     *,
     overwrite: bool = False,
     resume: bool = False,
     on_progress: OnProgress = quiet,
 ) -> Path:
-    """Render one video; where it is. It appears whole or not at all, its record beside it."""
+    """Render one video; where it is. It appears whole or not at all, its record beside it.
+
+    machine: what it runs on, or just the device.
+    """
     output = output_path(output, options.codec)
     check_output(output, overwrite)
     options = as_before(options, output) if resume else options
-    job = prepare(options, device)  # cheap refusals come first
+    job = prepare(options, machine)  # cheap refusals come first
     facts = gather_facts(job)
     pictures = read_pictures(job.options, job.config)
 
@@ -67,13 +70,11 @@ def render(
         if resume:
             checkpoint.load()
         find_poses(job, checkpoint, on_progress)
-        pack = load_pack(job.source, [file.control.kind for file in job.files], dtype=job.dtype)
-        for part, scale in job.loras:
-            merge_loras(pack, read_tensors(part), scale, part.name)
-        with open_controls(job.files, job.driver, job.size, checkpoint.poses) as controls:
-            latents = denoise_clip(job, pack, (pictures, controls), checkpoint, on_progress)
-        with on_device([pack.vae], job.device):
-            batches = decode(pack.vae, latents, job.options.decode_batch, on_progress)
+        with closing(load(job, checkpoint.vram)) as residency:
+            prompts = encode(residency, job.options, pictures)
+            with open_controls(job.files, job.driver, job.size, checkpoint.poses) as controls:
+                latents = denoise_clip(job, residency, (prompts, controls), checkpoint, on_progress)
+            batches = decode(residency, latents, on_progress)
             write_video(
                 output,
                 batches,
@@ -83,7 +84,7 @@ def render(
                 quality=job.options.quality,
                 overwrite=overwrite,
             )
-    write_record(output, job.options, facts)
+    write_record(output, job.options, facts | {"vram": checkpoint.vram})
     checkpoint.remove()
     return output
 
@@ -173,15 +174,32 @@ def find_poses(job: Job, checkpoint: Checkpoint, on_progress: OnProgress) -> Non
         checkpoint.poses = footage_poses(job.files, job.driver, lambda done, n: on_progress("pose", done, n))
 
 
+def load(job: Job, history: list[str]) -> Residency:
+    """The networks, loaded and with their LoRAs, none on the device yet; modes are added to `history`."""
+    pack = load_pack(job.source, [file.control.kind for file in job.files], dtype=job.dtype)
+    for part, scale in job.loras:
+        merge_loras(pack, read_tensors(part), scale, part.name)
+    return Residency(pack, job.modes, job.sizes, Place(job.device, job.dtype), history)
+
+
+def encode(residency: Residency, options: RenderOptions, pictures: ImagePrompts) -> Prompts:
+    """Keys and values of all prompts; after that, the encoders are not needed again."""
+    prompts = residency.retried(
+        "text", lambda: encode_prompts(residency.pack, options, pictures, residency.enter)
+    )
+    residency.finish("text", "pictures")
+    return prompts
+
+
 def denoise_clip(
     job: Job,
-    pack: Pack,
-    inputs: tuple[ImagePrompts, Sequence[Control]],
+    residency: Residency,
+    inputs: tuple[Prompts, Sequence[Control]],
     checkpoint: Checkpoint,
     on_progress: OnProgress,
 ) -> Tensor:
-    """Latents of the whole clip, 1 c f h w. inputs: image prompts, controls."""
-    pictures, controls = inputs
+    """Latents of the whole clip, 1 c f h w; inputs: prompts, controls. Out of memory costs one step."""
+    prompts, controls = inputs
     options, num_frames = job.options, job.driver.num_frames
     assert options.seed is not None
     assert options.shared_noise is not None
@@ -192,28 +210,42 @@ def denoise_clip(
         checkpoint.keep(state)
         on_progress("denoise", state.step, options.steps)
 
-    with on_device([pack.unet, pack.guider, *pack.controlnets.values()], job.device):
-        with on_device([pack.text_encoder, pack.image_encoder], job.device):
-            prompts = encode_prompts(pack, options, pictures)
-        predict_noise = make_predict_noise(pack, prompts, controls, scheduler.timesteps, num_frames)
-        on_progress("denoise", checkpoint.state.step if checkpoint.state else 0, options.steps)
+    cuts = shot_cuts(job.files, job.driver, checkpoint.poses)
+    on_progress("denoise", checkpoint.state.step if checkpoint.state else 0, options.steps)
+
+    def from_last_step() -> Tensor:
+        predict_noise = make_predict_noise(
+            residency.pack, prompts, controls, scheduler.timesteps, num_frames, residency.place
+        )
+        windows = replace(job.windows, cuts=cuts, window_batch=residency.mode.window_batch)
         solver = Solver(scheduler, noise, num_frames)
-        windows = replace(job.windows, cuts=shot_cuts(job.files, job.driver, checkpoint.poses))
         return denoise(predict_noise, solver, windows, checkpoint.state, on_step)
 
+    latents = residency.retried("denoise", from_last_step)
+    residency.finish("denoise")
+    return latents
 
-def decode(vae: VAE, latents: Tensor, batch: int, on_progress: OnProgress) -> Iterator[np.ndarray]:
-    """The clip as uint8 f h w c, `batch` frames at a time; latents: 1 c f h w."""
-    num_frames = latents.shape[2]
-    for start in range(0, num_frames, batch):
-        frames = to_pixels(vae, latents[:, :, start : start + batch])
+
+def decode(residency: Residency, latents: Tensor, on_progress: OnProgress) -> Iterator[np.ndarray]:
+    """The clip as uint8 f h w c, as many frames at a time as the memory mode says; latents: 1 c f h w."""
+    if not latents.isfinite().all():
+        dtype = residency.place.dtype
+        raise UsageError(f"the model gave no finite numbers in {dtype}", "Give --dtype fp32, or bf16.")
+    num_frames, done = latents.shape[2], 0
+
+    def batch() -> np.ndarray:
+        return to_pixels(residency, latents[:, :, done : done + residency.mode.decode_batch])
+
+    while done < num_frames:
+        frames = residency.retried("decode", batch)
         yield frames
-        on_progress("decode", start + len(frames), num_frames)
+        done += len(frames)
+        on_progress("decode", done, num_frames)
 
 
 @torch.inference_mode()
-def to_pixels(vae: VAE, latents: Tensor) -> np.ndarray:
+def to_pixels(residency: Residency, latents: Tensor) -> np.ndarray:
     """1 c f h w -> uint8 f h w c."""
-    video = vae.decode(latents.to(next(vae.parameters()))).float().clamp(-1, 1)
+    video = residency.decode(latents).float().clamp(-1, 1)
     frames = rearrange((video + 1) * 127.5, "1 c f h w -> f h w c")
     return frames.round().to(torch.uint8).cpu().numpy()

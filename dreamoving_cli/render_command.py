@@ -40,6 +40,12 @@ OUT = typer.Option(
     help="The video, or a folder for it (default: named after inputs and seed).",
 )
 DEVICE = typer.Option("--device", rich_help_panel=RUN, help="auto, cpu, cuda, cuda:1, mps.")
+VRAM = typer.Option(
+    "--vram",
+    rich_help_panel=RUN,
+    help="Memory mode: auto (what fits), high (fastest), low (stage by stage), min (layer by layer).",
+)
+DTYPE = typer.Option("--dtype", rich_help_panel=RUN, help="Precision: auto, fp32, bf16, fp16.")
 
 
 @preset_flags
@@ -47,6 +53,8 @@ def render(
     preset: Annotated[str | None, PRESET] = None,
     out: Annotated[Path | None, OUT] = None,
     device: Annotated[str, DEVICE] = "auto",
+    vram: Annotated[str, VRAM] = "auto",
+    dtype: Annotated[str, DTYPE] = "auto",
     dry_run: Annotated[bool, switch("--dry-run", "Print the plan and stop.")] = False,
     skip_existing: Annotated[
         bool, switch("--skip-existing", "Done at once if this very render is there.")
@@ -66,15 +74,17 @@ def render(
         say(f"{done} is there already, made from the same inputs and options")
         return show_render(done, as_json)
     options, output = resumed(options, out) if resume else fresh(options, out)
-    from dreamoving_cli.render import plan  # torch is paid for here, not for a wrong flag
+    from dreamoving_cli.device import Machine  # torch is paid for here, not for a wrong flag
+    from dreamoving_cli.render import plan
     from dreamoving_cli.render import render as run
 
+    machine = Machine(device, vram, dtype)
     if dry_run:
-        return show({"output": str(output), **facts(plan(options, device))}, as_json)
+        return show({"output": str(output), **facts(plan(options, machine))}, as_json)
     from dreamoving_cli.progress import progress
 
     with progress() as on_progress:
-        path = run(options, output, device, overwrite=overwrite, resume=resume, on_progress=on_progress)
+        path = run(options, output, machine, overwrite=overwrite, resume=resume, on_progress=on_progress)
     return show_render(path, as_json)
 
 

@@ -45,6 +45,7 @@ class Checkpoint:
     fixed: dict[str, Any]  # name -> plain value; all must agree to go on
     poses: Poses | None = None
     state: DenoiseState | None = None
+    vram: list[str] = field(default_factory=list)  # memory modes so far; they may change on the way
     _written: DenoiseState | None = None
     _times: list[float] = field(
         default_factory=lambda: [0.0, 0.0]
@@ -62,7 +63,7 @@ class Checkpoint:
                     f"the unfinished render had {_changes(name, before, value)}",
                     "Give what it had, or leave out --resume to start anew.",
                 )
-        self.poses = _unpack_poses(saved)
+        self.poses, self.vram = _unpack_poses(saved), saved.get("vram", [])
         if saved["step"] is not None:
             history = {key: saved[key] for key in saved if key.startswith("history.")}
             self.state = self._written = DenoiseState(saved["step"], saved["latents"], history)
@@ -80,7 +81,8 @@ class Checkpoint:
         if self.state is self._written and self.path.is_file():
             return
         start = time.monotonic()
-        content: dict[str, Any] = {"fixed": self.fixed, "step": None, **_pack_poses(self.poses)}
+        content: dict[str, Any] = {"fixed": self.fixed, "step": None, "vram": self.vram}
+        content |= _pack_poses(self.poses)
         if self.state is not None:
             content |= {"step": self.state.step, "latents": self.state.latents, **self.state.history}
         with whole_file(self.path) as part:

@@ -56,6 +56,16 @@ class VAE(nn.Module):
             torch.cat([self.decode_raw(part) for part in raw.split(batch or _ALL)]), latents.shape[2]
         )
 
+    def decode_in_tiles(self, side: int = 256) -> None:
+        """From now on decode in overlapping tiles of `side` pixels: less memory, slightly other colors.
+
+        A small autoencoder has no use for it and is left as it is.
+        """
+        if not self.tiny:
+            factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+            self.vae.enable_tiling()
+            self.vae.tile_sample_min_size, self.vae.tile_latent_min_size = side, side // factor
+
     def encode_raw(self, pictures: Tensor) -> Tensor:
         """n c h w in -1..1 -> the network's own latents n c h w; what a training of the autoencoder uses."""
         pictures = F.pixel_unshuffle(pictures, self.patch)
@@ -70,6 +80,11 @@ class VAE(nn.Module):
         if self.tiny:
             return F.pixel_shuffle(self.vae.decoder(raw), self.patch)  # soft-clips to -3..3, gives -1..1
         return F.pixel_shuffle(self.vae.decode(raw).sample, self.patch)
+
+
+def stable_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision to decode in: Stable Diffusion's autoencoder overflows in fp16."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _channels(x: Tensor) -> Tensor:

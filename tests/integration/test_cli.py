@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from dreamoving_cli import __version__
 from dreamoving_cli.cli import app
+from dreamoving_cli.device import Machine
 from dreamoving_cli.errors import DeviceMemoryError, InputError, OutputError, UsageError, WeightsError
 from dreamoving_cli.options import RenderOptions, load_preset, preset_names, preset_path, to_yaml
 from dreamoving_cli.outputs import record_path
@@ -42,17 +43,17 @@ class StandIn(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("dreamoving_cli.render")
-        self.asked: list[tuple[RenderOptions, Path, str, dict[str, Any]]] = []
+        self.asked: list[tuple[RenderOptions, Path, Machine, dict[str, Any]]] = []
         self.error: BaseException | None = None
 
-    def render(self, options: RenderOptions, output: Path, device: str, **more: Any) -> Path:
+    def render(self, options: RenderOptions, output: Path, device: Machine, **more: Any) -> Path:
         if self.error:
             raise self.error
         more.pop("on_progress")("denoise", 1, 2)
         self.asked.append((options, output, device, more))
         return output
 
-    def plan(self, options: RenderOptions, device: str) -> StandInPlan:
+    def plan(self, options: RenderOptions, device: Machine) -> StandInPlan:
         if self.error:
             raise self.error
         self.asked.append((options, Path(), device, {}))
@@ -114,7 +115,7 @@ def test_the_issue_s_first_command(run: Callable[..., Any], engine: StandIn) -> 
     assert options.model == "auto"  # the engine says that it falls back
     assert options.seed is not None
     assert output.name.startswith(f"dance-me-shirt-{options.seed}-")
-    assert device == "auto"
+    assert device == Machine()
     assert more == {"overwrite": False, "resume": False}
     assert result.stdout == f"{output}\n"
     assert result.stderr == "denoise: 1/2\n"
@@ -141,6 +142,10 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
         "--no-audio",
         "--device",
         "cpu",
+        "--vram",
+        "low",
+        "--dtype",
+        "bf16",
         "-o",
         "o.webm",
     )
@@ -163,7 +168,7 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
         0.1,
         0.9,
     )
-    assert (output, device) == (Path("o.webm"), "cpu")
+    assert (output, device) == (Path("o.webm"), Machine("cpu", "low", "bf16"))
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamoving_cli.device import available_gib, choose_device, choose_dtype, memory_errors, on_device
+from dreamoving_cli.device import available_gib, choose_device, choose_dtype, memory_errors
 from dreamoving_cli.errors import DeviceMemoryError, UsageError
 
 
@@ -18,11 +18,10 @@ def test_the_cpu_renders_in_full_precision() -> None:
     assert 0 < available_gib(torch.device("cpu")) < 1e6
 
 
-def test_models_come_back_whatever_happens() -> None:
-    model = torch.nn.Linear(2, 2)
-    with pytest.raises(RuntimeError), on_device([model, None], torch.device("cpu")):
-        raise RuntimeError
-    assert model.weight.device.type == "cpu"
+def test_the_precision_can_be_chosen() -> None:
+    assert choose_dtype(torch.device("cpu"), "bf16") == torch.bfloat16
+    with pytest.raises(UsageError, match="auto, fp32, bf16, fp16"):
+        choose_dtype(torch.device("cpu"), "fp8")
 
 
 def test_out_of_memory_says_what_helps() -> None:

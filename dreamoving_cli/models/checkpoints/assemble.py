@@ -81,6 +81,19 @@ def assemble(recipe: Recipe, device: str | torch.device = "cpu", dtype: torch.dt
     return pack
 
 
+def count_values(recipe: Recipe) -> dict[str, int]:
+    """Numbers in the weights of each network, by its name in the pack; reads headers only."""
+    states = base_states(recipe, read_shapes)
+    states["unet"] |= read_shapes(recipe.parts["motion"])
+    states |= {f"controlnet_{kind}": read_shapes(part) for kind, part in recipe.controls.items()}
+    if "image_encoder" in recipe.parts:
+        states["image_encoder"] = read_shapes(recipe.parts["image_encoder"])
+    counts = {name: sum(value.numel() for value in state.values()) for name, state in states.items()}
+    adapters = [read_shapes(recipe.parts[kind]) for kind in PROMPTS if kind in recipe.parts]
+    guider = sum(value.numel() for state in adapters for value in state.values())
+    return counts | ({"guider": guider} if guider else {})
+
+
 def weights_of(
     recipe: Recipe, pack: Pack, read: Read = read_tensors
 ) -> Iterator[tuple[nn.Module, dict[str, Tensor], Part]]:

@@ -81,16 +81,6 @@ class Recipe:
         """Every file once."""
         return list({part.path: part for part in (*self.parts.values(), *self.controls.values())}.values())
 
-    def count_values(self) -> int:
-        """Numbers in all weights; a file in two roles counts twice, as it will in memory."""
-        weights = [part for role, part in self.parts.items() if role not in ("vocabulary", "merges")]
-        parts = [
-            part if path == part.path else Part(path, trusted=part.trusted)
-            for part in (*weights, *self.controls.values())
-            for path in part.files
-        ]
-        return sum(value.numel() for part in parts for value in read_shapes(part).values())
-
 
 def read_tensors(part: Part) -> dict[str, Tensor]:
     """All tensors of the file, on the CPU, mapped and not yet read; a pickle is converted first."""

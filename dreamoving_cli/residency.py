@@ -1,0 +1,149 @@
+"""Which networks are on the device, and what happens when its memory runs out.
+
+    residency = Residency(pack, modes, device, dtype)
+    latents = residency.retried("denoise", lambda: ...)     # lowers the mode and tries again
+
+Moving is diffusers' group offloading and layerwise casting, hooked into single layers: our U-Net walks the
+blocks itself, so hooks of whole blocks would never run. Not here: which mode (memory.py).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from diffusers.hooks import HookRegistry, apply_group_offloading, apply_layerwise_casting
+from diffusers.hooks.layerwise_casting import apply_layerwise_casting_hook
+from torch import Tensor, nn
+
+from dreamoving_cli.conditioning import Place, put
+from dreamoving_cli.device import FITS, free_memory, out_of_memory
+from dreamoving_cli.errors import DeviceMemoryError
+from dreamoving_cli.memory import Mode, Sizes, network_stage, stage_need
+from dreamoving_cli.models.load import Pack
+from dreamoving_cli.models.vae import stable_dtype
+
+OFFLOADING = "group_offloading"  # diffusers' names of its hooks
+CASTING = "layerwise_casting"
+EIGHT_BIT = torch.float8_e4m3fn
+KEPT = ("norm", "conv_in", "conv_out", "time_emb")  # layers that lose most in 8 bits, and are small
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+class Residency:
+    """The networks of one render, each on the device while its stage runs, as the mode says."""
+
+    def __init__(
+        self, pack: Pack, modes: Sequence[Mode], sizes: Sizes, place: Place, history: list[str] | None = None
+    ) -> None:
+        self.pack, self.place = replace(pack, controlnets=dict(pack.controlnets)), place
+        self.sizes, self.vae_dtype = sizes, stable_dtype(place.dtype)
+        self.mode, *self._lower = modes
+        self.history = [] if history is None else history  # for the record
+        self.history.append(str(self.mode))
+        self._over: set[str] = set()  # stages whose networks are not needed again
+        self._entered: tuple[str, Mode] | None = None
+
+    def enter(self, stage: str) -> None:
+        """Put the networks of this stage on the device; in low and min, take all others off."""
+        if self._entered == (stage, self.mode):
+            return
+        self._entered = None
+        for name, network in self.pack.networks().items():
+            if network_stage(name) == stage:
+                self._put(name, network)
+            elif self.mode.name != "high":
+                self._take_off(name, network)
+        if self.mode.name != "high":
+            free_memory()
+        self._entered = stage, self.mode
+
+    def finish(self, *stages: str) -> None:
+        """These stages are over: low and min forget their networks, on the CPU too."""
+        self._over |= set(stages)
+
+    def retried(self, stage: str, attempt: Callable[[], Result]) -> Result:
+        """What `attempt` gives, with the stage's networks on the device, in the highest mode that can."""
+        while True:
+            try:
+                self.enter(stage)
+                return attempt()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._lower_mode(stage, error)
+            free_memory()  # here nothing holds what the attempt had
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """1 c f h w -> video; in fp32 from the first picture on that is not finite in less."""
+        video = self.pack.vae.decode(put(latents, Place(self.place.device, self.vae_dtype)))
+        if self.vae_dtype == torch.float32 or video.isfinite().all():
+            return video
+        log.warning("the autoencoder overflowed in %s: decoding in fp32", self.vae_dtype)
+        self.vae_dtype = torch.float32
+        self.pack.vae.float()
+        return self.decode(latents)
+
+    def close(self) -> None:
+        """Everything back on the CPU, without hooks."""
+        for network in self.pack.networks().values():
+            if _hooked(network, OFFLOADING):
+                HookRegistry.check_if_exists_or_initialize(network).remove_hook(OFFLOADING, recurse=True)
+            network.to("cpu")
+        free_memory()
+
+    def _put(self, name: str, network: nn.Module) -> None:
+        if name == "vae":
+            network.to(self.vae_dtype)
+        if self.mode.tiled and name == "vae":
+            self.pack.vae.decode_in_tiles()
+        denoises = network_stage(name) == "denoise"
+        if self.mode.eight_bit and denoises and not _hooked(network, CASTING):
+            apply_layerwise_casting(network, EIGHT_BIT, self.place.dtype, KEPT)
+        if self.mode.half and denoises and not _hooked(network, CASTING):
+            keep_in_half(network, self.place.dtype)
+        if self.mode.name == "min" and denoises and self.place.device != torch.device("cpu"):
+            if not _hooked(network, OFFLOADING):
+                apply_group_offloading(network, self.place.device, offload_type="leaf_level")
+        else:
+            network.to(self.place.device)
+
+    def _take_off(self, name: str, network: nn.Module) -> None:
+        if network_stage(name) not in self._over:
+            network.to("cpu")
+        elif name in ("text_encoder", "image_encoder", "guider", "unet"):
+            setattr(self.pack, name, None)
+        else:
+            self.pack.controlnets.pop(name.removeprefix("controlnet_"), None)
+
+    def _lower_mode(self, stage: str, error: Exception) -> None:
+        now = stage_need(self.mode, self.sizes, stage)
+        while self._lower:
+            mode, *self._lower = self._lower
+            if stage_need(mode, self.sizes, stage) < now or mode.tiled > self.mode.tiled:
+                log.warning("out of memory (%s): going on with --vram %s", stage, mode)
+                self.mode = mode
+                self.history.append(f"{mode}, after running out of memory ({stage})")
+                return
+        raise DeviceMemoryError(
+            f"{self.place.device} ran out of memory, with --vram {self.mode.name} too", FITS
+        ) from error
+
+
+def keep_in_half(network: nn.Module, dtype: torch.dtype) -> None:
+    """Keep in fp16, between uses, the layers whose numbers fp16 holds exactly: no bit of a result changes."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and all(map(_fits_half, layer.parameters())):
+            apply_layerwise_casting_hook(layer, torch.float16, dtype, non_blocking=False)
+
+
+def _fits_half(weights: Tensor) -> bool:
+    return torch.equal(weights.half().to(weights), weights)
+
+
+def _hooked(network: nn.Module, name: str) -> bool:
+    registries = [getattr(part, "_diffusers_hook", None) for part in network.modules()]
+    return any(registry is not None and registry.get_hook(name) is not None for registry in registries)

@@ -1,0 +1,180 @@
+"""Whole renders in every memory mode: the same pixels, and no step lost when memory runs out."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dreamoving_cli.device import GIB, Machine
+from dreamoving_cli.errors import DeviceMemoryError, UsageError
+from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
+from dreamoving_cli.media.images import write_image
+from dreamoving_cli.media.video import open_clip
+from dreamoving_cli.memory import NAMES, need
+from dreamoving_cli.models.load import build_pack, save_pack
+from dreamoving_cli.models.tiny import tiny_config
+from dreamoving_cli.models.unet import VideoUNet
+from dreamoving_cli.models.vae import VAE
+from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.outputs import record_path
+from dreamoving_cli.plan import prepare
+from dreamoving_cli.render import plan, render
+from dreamoving_cli.resume import state_path
+
+FRAMES, SIDE, STEPS = 6, 48, 3
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny pack, someone's poses and a picture."""
+    folder = tmp_path_factory.mktemp("memory")
+    save_pack(build_pack(tiny_config(), seed=0), folder / "pack")
+    rng = np.random.default_rng(0)
+    points = rng.uniform(5, 40, (FRAMES, 1, NUM_POINTS, 2)).astype(np.float32)
+    scores = np.ones((FRAMES, 1, NUM_POINTS), np.float32)
+    save_poses(folder / "pose.json", Poses(Fraction(24), SIDE, SIDE, points, scores))
+    write_image(folder / "cloth.png", rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def options(inputs: Path) -> RenderOptions:
+    return RenderOptions(
+        model=str(inputs / "pack"),
+        pose=inputs / "pose.json",
+        cloth=inputs / "cloth.png",
+        steps=STEPS,
+        seed=5,
+        sampler="dpm++2m",
+        codec="png",
+        context={"context_frames": 4, "context_overlap": 1},
+    )
+
+
+def pixels(folder: Path) -> np.ndarray:
+    """f h w c of the written pictures."""
+    frames = []
+    for file in sorted(folder.glob("*.png")):
+        with open_clip(file) as clip:
+            frames.append(clip.read([0]))
+    return np.concatenate(frames)
+
+
+def told(folder: Path) -> list[str]:
+    """What the record says of memory."""
+    return list(yaml.safe_load(record_path(folder).read_text())["record"]["vram"])
+
+
+def fail_in(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, calls: range) -> list[int]:
+    """Make these calls of a method run out of memory; a list that counts all calls."""
+    count: list[int] = []
+    real = getattr(owner, method)
+
+    def full(*args: Any, **more: Any) -> Any:
+        count.append(len(count))
+        if count[-1] in calls:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(*args, **more)
+
+    monkeypatch.setattr(owner, method, full)
+    return count
+
+
+def test_every_mode_gives_the_same_pixels(options: RenderOptions, tmp_path: Path) -> None:
+    results = {}
+    for name in NAMES:
+        render(options, tmp_path / name, Machine("cpu", vram=name))
+        results[name] = pixels(tmp_path / name)
+        assert [line.split(":")[0] for line in told(tmp_path / name)] == [name]
+    assert results["high"].std() > 1
+    assert np.array_equal(results["high"], results["low"])
+    assert np.array_equal(results["high"], results["min"])
+
+
+def test_a_step_that_runs_out_of_memory_is_taken_again_in_a_lower_mode(
+    options: RenderOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    render(options, tmp_path / "whole", "cpu")
+    per_step = len(prepare(options, "cpu").windows.windows_at(0))
+    assert per_step == 2
+    calls = fail_in(monkeypatch, VideoUNet, "forward", range(per_step + 1, per_step + 2))
+    steps: list[int] = []
+    render(
+        options,
+        tmp_path / "again",
+        "cpu",
+        on_progress=lambda stage, done, n: steps.append(done) if stage == "denoise" else None,
+    )
+    assert steps == list(range(STEPS + 1))  # none is done twice
+    total = sum(len(prepare(options, "cpu").windows.windows_at(step)) for step in range(STEPS))
+    assert len(calls) == total + 2  # the failed window and the one before it in that step
+    assert np.array_equal(pixels(tmp_path / "whole"), pixels(tmp_path / "again"))
+    assert "going on with --vram low" in caplog.text
+    assert [line.split(":")[0] for line in told(tmp_path / "again")] == ["high", "low"]
+
+
+def test_where_min_runs_out_too_the_state_is_kept(
+    options: RenderOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    render(options, tmp_path / "whole", "cpu")
+    with monkeypatch.context() as patched:
+        fail_in(patched, VideoUNet, "forward", range(2, 1000))
+        with pytest.raises(DeviceMemoryError, match="with --vram min too") as failure:
+            render(options, tmp_path / "again", "cpu")
+    assert failure.value.exit_code == 5
+    assert not (tmp_path / "again").exists()
+    assert torch.load(state_path(tmp_path / "again"), weights_only=True)["step"] == 1
+    assert "--resume" in caplog.text
+    render(options, tmp_path / "again", Machine("cpu", "min"), resume=True)
+    assert np.array_equal(pixels(tmp_path / "whole"), pixels(tmp_path / "again"))
+    assert [line.split(":")[0] for line in told(tmp_path / "again")] == ["high", "low", "min", "min"]
+
+
+def test_decoding_that_runs_out_of_memory_goes_on_with_fewer_frames(
+    options: RenderOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options.replace(decode_batch=2)
+    render(options, tmp_path / "whole", "cpu")
+    calls = fail_in(monkeypatch, VAE, "decode", range(1, 3))
+    seen: list[int] = []
+    render(
+        options,
+        tmp_path / "again",
+        "cpu",
+        on_progress=lambda stage, done, n: seen.append(done) if stage == "decode" else None,
+    )
+    assert seen == [2, 3, 4, 5, 6]
+    assert len(calls) == 7
+    apart = np.abs(pixels(tmp_path / "whole").astype(int) - pixels(tmp_path / "again"))
+    assert apart.max() <= 1
+
+
+def test_the_plan_names_the_mode_that_fits(
+    options: RenderOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job = prepare(options, "cpu")
+    needs = {mode: need(mode, job.sizes) for mode in job.modes}
+    assert next(iter(needs)).name == "high"
+    for free in sorted(needs.values()):
+        monkeypatch.setattr("dreamoving_cli.plan.available_gib", lambda _, free=free: free / GIB)
+        assert plan(options, "cpu").vram == str(next(mode for mode in needs if needs[mode] <= free))
+    assert len({plan(options, Machine("cpu", name)).vram for name in NAMES[1:]}) == 2
+    monkeypatch.setattr("dreamoving_cli.plan.available_gib", lambda _: (min(needs.values()) - 1) / GIB)
+    with pytest.raises(DeviceMemoryError):
+        render(options, tmp_path / "out", "cpu")
+    with pytest.raises(UsageError, match="auto, high, low, min"):
+        plan(options, Machine("cpu", vram="tiny"))
+
+
+def test_latents_that_are_not_finite_are_refused(
+    options: RenderOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = VideoUNet.forward
+    monkeypatch.setattr(VideoUNet, "forward", lambda *args, **more: real(*args, **more) * torch.inf)
+    with pytest.raises(UsageError, match="--dtype fp32"):
+        render(options, tmp_path / "out", "cpu")
+    assert not (tmp_path / "out").exists()
