@@ -97,11 +97,12 @@ class ClipStore:
             )
 
         latents = rearrange(stack("latents"), "b f c h w -> b c f h w").float()
+        cells = latents.shape[2], latents.shape[3], latents.shape[4]
         alpha = rearrange(stack("alpha"), "b f h w -> b 1 f h w").float() / 255
         depth = rearrange(stack("depth"), "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
         return Batch(
             latents=latents,
-            person=F.adaptive_avg_pool3d(alpha, latents.shape[2:]),
+            person=F.adaptive_avg_pool3d(alpha, cells),
             controls={
                 "pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255,
                 "depth": depth.float() / 255,
