@@ -129,6 +129,7 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
     windows = Windows(driver.num_frames, **context.model_dump())
     sizes = measure(source, config, resolved, windows, Place(on, dtype))
     batches = windows.window_batch, min(options.decode_batch, driver.num_frames)
+    modes = choose_modes(machine.vram, batches, config, sizes, on)
     return Job(
         requested=options,
         options=resolved,
@@ -141,9 +142,9 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
         driver=driver,
         size=size,
         windows=windows,
-        notes=[*notes, *told, *remarks(options, config, driver, size)],
+        notes=[*notes, *told, *remarks(options, config, driver, size), *memory_remarks(modes[0])],
         sizes=sizes,
-        modes=choose_modes(machine.vram, batches, config, sizes, on),
+        modes=modes,
     )
 
 
@@ -213,6 +214,12 @@ def remarks(
     frames = options.context.context_frames or 0
     if frames > config.context_frames:
         yield f"windows of {frames} frames: model '{config.name}' was trained at {config.context_frames}"
+
+
+def memory_remarks(mode: Mode) -> Iterator[str]:
+    """What the memory mode changes in the picture."""
+    if mode.eight_bit or mode.tiled:
+        yield f"memory is short, --vram {mode}: the picture differs slightly from one made in --vram high"
 
 
 def used_pictures(options: RenderOptions) -> list[str]:

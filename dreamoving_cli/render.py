@@ -229,8 +229,8 @@ def denoise_clip(
 def decode(residency: Residency, latents: Tensor, on_progress: OnProgress) -> Iterator[np.ndarray]:
     """The clip as uint8 f h w c, as many frames at a time as the memory mode says; latents: 1 c f h w."""
     if not latents.isfinite().all():
-        dtype = residency.place.dtype
-        raise UsageError(f"the model gave no finite numbers in {dtype}", "Give --dtype fp32, or bf16.")
+        dtype = str(residency.place.dtype).removeprefix("torch.")
+        raise UsageError(f"the model gave no finite numbers in {dtype}", "Try --dtype fp32.")
     num_frames, done = latents.shape[2], 0
 
     def batch() -> np.ndarray:

@@ -47,6 +47,7 @@ class Checkpoint:
     state: DenoiseState | None = None
     vram: list[str] = field(default_factory=list)  # memory modes so far; they may change on the way
     _written: DenoiseState | None = None
+    _written_vram: list[str] = field(default_factory=list)
     _times: list[float] = field(
         default_factory=lambda: [0.0, 0.0]
     )  # when the last write ended, how long it took
@@ -67,6 +68,7 @@ class Checkpoint:
         if saved["step"] is not None:
             history = {key: saved[key] for key in saved if key.startswith("history.")}
             self.state = self._written = DenoiseState(saved["step"], saved["latents"], history)
+            self._written_vram = list(self.vram)
         log.warning("going on after step %d", saved["step"] or 0)
 
     def keep(self, state: DenoiseState) -> None:
@@ -78,7 +80,8 @@ class Checkpoint:
 
     def write(self) -> None:
         """Put the state on disk, whole or not at all."""
-        if self.state is self._written and self.path.is_file():
+        same = self.state is self._written and self.vram == self._written_vram
+        if same and self.path.is_file():
             return
         start = time.monotonic()
         content: dict[str, Any] = {"fixed": self.fixed, "step": None, "vram": self.vram}
@@ -87,7 +90,7 @@ class Checkpoint:
             content |= {"step": self.state.step, "latents": self.state.latents, **self.state.history}
         with whole_file(self.path) as part:
             torch.save(content, part)
-        self._written = self.state
+        self._written, self._written_vram = self.state, list(self.vram)
         self._times = [time.monotonic(), time.monotonic() - start]
 
     def remove(self) -> None:
