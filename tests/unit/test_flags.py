@@ -21,7 +21,13 @@ def flag_names() -> set[str]:
 def test_every_preset_key_is_a_flag() -> None:
     keys = (set(RenderOptions.model_fields) | set(ContextOptions.model_fields)) - {"context"}
     assert {name for name, _ in preset_fields()} == keys
-    renamed = {"controls": "control", "loras": "lora", "start_s": "start", "duration_s": "duration", "num_frames": "frames"}
+    renamed = {
+        "controls": "control",
+        "loras": "lora",
+        "start_s": "start",
+        "duration_s": "duration",
+        "num_frames": "frames",
+    }
     expected = {"--" + renamed.get(key, key).replace("_", "-") for key in keys}
     assert flag_names() >= expected
 
