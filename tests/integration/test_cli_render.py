@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ def test_a_stopped_render_leaves_no_video_and_resume_goes_on(
     command += ["--steps", "40", "--guidance-scale", "1", "--max-pixels", "4096"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes["env"] = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, **pipes) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells' background jobs ignore Ctrl-C
+    with subprocess.Popen(command, preexec_fn=heard, **pipes) as process:
         state = wait_for_state(inputs, process)
         process.send_signal(stop)
         out, err = process.communicate(timeout=300)
