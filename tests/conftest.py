@@ -1,8 +1,10 @@
 """Small media made on the spot: videos whose frames carry their own number, for tests to read back."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace
 NTSC = Fraction(30000, 1001)
 BITS = 8  # blocks in the number that each frame shows
 RATE = 44100  # Hz, of the sound in made videos
+HEAR_CTRL_C = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in a shell's background do not
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "media"
 
 

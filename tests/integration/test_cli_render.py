@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from dreamoving_cli.models.load import build_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.options import load_preset
 from dreamoving_cli.outputs import record_path
+from tests.conftest import HEAR_CTRL_C
 
 NTSC = Fraction(30000, 1001)
 QUICK = ("--steps", "2", "--context-frames", "8", "--context-overlap", "2", "--device", "cpu")
@@ -149,8 +149,7 @@ def test_a_stopped_render_leaves_no_video_and_resume_goes_on(
     command += ["--steps", "40", "--guidance-scale", "1", "--max-pixels", "4096"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes["env"] = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells' background jobs ignore Ctrl-C
-    with subprocess.Popen(command, preexec_fn=heard, **pipes) as process:
+    with subprocess.Popen(command, preexec_fn=HEAR_CTRL_C, **pipes) as process:
         state = wait_for_state(inputs, process)
         process.send_signal(stop)
         out, err = process.communicate(timeout=300)

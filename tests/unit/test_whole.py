@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from dreamoving_cli.errors import InputError, OutputError, UserError
 from dreamoving_cli.media.video import probe
 from dreamoving_cli.media.whole import writing
 from dreamoving_cli.media.writer import whole_file, write_video
-from tests.conftest import NTSC, pictures
+from tests.conftest import HEAR_CTRL_C, NTSC, pictures
 
 resource = pytest.importorskip("resource", reason="file size limits need a POSIX system")
 
@@ -170,7 +171,8 @@ def test_ctrl_c_in_another_process(tmp_path: Path) -> None:
         "write_video(Path(sys.argv[1]), batches(), Fraction(25))\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "a.mp4")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, preexec_fn=HEAR_CTRL_C, **pipes) as process:
         assert process.stdout is not None
         for _ in range(5):
             process.stdout.readline()
