@@ -121,6 +121,18 @@ def mux_sound(container: Any, stream: Any, look: Look) -> None:
     container.mux(stream.encode(None))
 
 
+@pytest.fixture(scope="session")
+def light_networks() -> None:
+    """Skip where the light detector's networks can neither be found nor fetched."""
+    from dreamoving_cli.errors import WeightsError
+    from dreamoving_cli.weights import weight_path
+
+    try:
+        weight_path("mediapipe.pose_detection")
+    except WeightsError as error:
+        pytest.skip(f"the light detector's networks cannot be fetched: {error}")
+
+
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
     """make_video(name, num_frames or numbers, **look) -> path of a new video in a folder of its own."""

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from dreamoving_cli.errors import WeightsError
 from dreamoving_cli.examples import write_examples
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE
@@ -13,15 +12,8 @@ from dreamoving_cli.extract.pose import extract_pose
 from dreamoving_cli.extract.settings import PoseOptions
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import open_clip
-from dreamoving_cli.weights import weight_path
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _networks() -> None:
-    try:
-        weight_path("mediapipe.pose_detection")
-    except WeightsError as error:
-        pytest.skip(f"the light detector's networks cannot be fetched: {error}")
+pytestmark = pytest.mark.usefixtures("light_networks")
 
 
 def test_the_dancer_is_found_in_every_frame(tmp_path: Path) -> None:

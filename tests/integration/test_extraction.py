@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamoving_cli.errors import InputError, WeightsError
+from dreamoving_cli.errors import InputError
 from dreamoving_cli.extract import control_kind, extract_to_file
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE
@@ -17,7 +17,6 @@ from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import open_clip, probe
 from dreamoving_cli.media.writer import write_video
 from dreamoving_cli.quality import measure
-from dreamoving_cli.weights import weight_path
 
 pytestmark = pytest.mark.shared
 MEDIA = Path(__file__).resolve().parents[2].parent / "shared" / "media"
@@ -25,13 +24,9 @@ DANCE, TAIJI = (MEDIA / "videos" / name for name in ("dance_vertical_room.mp4", 
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _media_and_networks() -> None:
+def _media(light_networks: None) -> None:
     if not MEDIA.is_dir():
         pytest.skip("the shared media do not lie beside this checkout")
-    try:
-        weight_path("mediapipe.pose_detection")
-    except WeightsError as error:
-        pytest.skip(f"the light detector's networks cannot be fetched: {error}")
 
 
 @pytest.mark.parametrize("video", [DANCE, TAIJI], ids=["dance", "taiji"])

@@ -6,28 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamoving_cli.errors import WeightsError
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE
 from dreamoving_cli.extract.pose import find_poses
 from dreamoving_cli.extract.settings import PoseOptions
 from dreamoving_cli.media.video import open_clip
 from dreamoving_cli.media.writer import write_video
-from dreamoving_cli.weights import weight_path
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light_networks")]
 JOINTS = [kp.NOSE, *range(kp.RIGHT_SHOULDER, kp.LEFT_ANKLE + 1)]
 NEAR = 0.2  # torso lengths
 SEEDS = (1000002, 1000004, 1000006)  # held out, full bodies
 FRAMES = 12
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _networks() -> None:
-    try:
-        weight_path("mediapipe.pose_detection")
-    except WeightsError as error:
-        pytest.skip(f"the light detector's networks cannot be fetched: {error}")
 
 
 def test_nine_of_ten_joints_are_near(tmp_path: Path) -> None:
