@@ -17,6 +17,8 @@ from torch import Tensor
 from dreamoving_cli.models.encoders import normalize_pixels
 from dreamoving_cli.train.synth import HELD_OUT
 
+FACE = slice(24, 92)  # of the 134 points: from the brows to the chin
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -24,6 +26,7 @@ class Batch:
 
     latents: Tensor  # b c f h w
     person: Tensor  # b 1 f h w: share of each latent cell that the person covers
+    head: Tensor  # b 1 f h w: share of each latent cell that the head's box covers
     controls: dict[str, Tensor]  # kind -> b 3 f H W, 0..1
     pictures: dict[str, Tensor]  # face, cloth, style -> b 3 s s, normalized for CLIP
     captions: list[str]
@@ -62,22 +65,34 @@ class ClipStore:
         """References, captions and colors of a clip."""
         return facts_of(self.folder / f"{seed}.npz")
 
-    def crops(self, rng: np.random.Generator, count: int, side: int) -> Tensor:
-        """`count 3 side side` in -1..1; seven in ten are centered on the person."""
-        out = []
+    def crops(self, rng: np.random.Generator, count: int, side: int) -> tuple[Tensor, Tensor]:
+        """`count 3 side side` in -1..1, and how much of each pixel is head, `count 1 side side` in 0..1.
+
+        Four crops in ten are centered on the head, four on any part of the person, the rest lies anywhere.
+        """
+        pictures, heads = [], []
         for seed in rng.choice(self.seeds, count):
             frames = self.array(seed, "frames")
             i, (height, width) = int(rng.integers(len(frames))), frames.shape[1:3]
-            y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-            covered = np.argwhere(self.array(seed, "alpha")[i] > 128)
-            if len(covered) and rng.random() < 0.7:
-                cy, cx = covered[int(rng.integers(len(covered)))]
-                y, x = (
-                    int(np.clip(cy - side // 2, 0, height - side)),
-                    int(np.clip(cx - side // 2, 0, width - side)),
-                )
-            out.append(frames[i, y : y + side, x : x + side])
-        return rearrange(torch.from_numpy(np.stack(out)), "b h w c -> b c h w").float() / 127.5 - 1
+            alpha, points = self.array(seed, "alpha")[i], self.facts(seed)["points"][i]
+            x, y = self._center(rng, points, alpha) - side // 2
+            x, y = int(np.clip(x, 0, width - side)), int(np.clip(y, 0, height - side))
+            head = head_cover(torch.from_numpy(points - (x, y)), (side, side), (side, side))
+            pictures.append(frames[i, y : y + side, x : x + side])
+            heads.append(head * torch.from_numpy(alpha[y : y + side, x : x + side] / 255.0))
+        stacked = rearrange(torch.from_numpy(np.stack(pictures)), "b h w c -> b c h w").float() / 127.5 - 1
+        return stacked, rearrange(torch.stack(heads), "b h w -> b 1 h w").float()
+
+    def _center(self, rng: np.random.Generator, points: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        """Where a crop is centered, x y, in a picture with these points `134 2` and alpha `h w`."""
+        draw, (height, width) = rng.random(), alpha.shape
+        head = points[FACE].mean(0)
+        if draw < 0.4 and 0 <= head[0] < width and 0 <= head[1] < height:
+            return (head + rng.uniform(-16, 16, 2)).astype(int)
+        covered = np.argwhere(alpha > 128)
+        if draw < 0.8 and len(covered):
+            return covered[int(rng.integers(len(covered)))][::-1]
+        return rng.integers((width, height))
 
     def batch(self, rng: np.random.Generator, count: int, num_frames: int, stride: int = 1) -> Batch:
         """`count` runs of `num_frames` frames, all of one size."""
@@ -100,9 +115,11 @@ class ClipStore:
         cells = latents.shape[2], latents.shape[3], latents.shape[4]
         alpha = rearrange(stack("alpha"), "b f h w -> b 1 f h w").float() / 255
         depth = rearrange(stack("depth"), "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
+        points = np.stack([self.facts(s)["points"][r] for s, r in zip(seeds, runs, strict=True)])
         return Batch(
             latents=latents,
             person=F.adaptive_avg_pool3d(alpha, cells),
+            head=head_cover(torch.from_numpy(points), alpha.shape[-2:], cells[-2:])[:, None],
             controls={
                 "pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255,
                 "depth": depth.float() / 255,
@@ -152,3 +169,19 @@ class ClipStore:
             "cloth_pattern": classes("cloth_pattern", PATTERNS),
             "cloth_cut": classes("cloth_cut", TOPS + BOTTOMS),
         }  # fmt: skip
+
+
+def head_cover(points: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """Share of each latent cell, `... h w`, that the box of the head covers.
+
+    points: `... 134 2` in pixels of a picture of `size` (height, width); a margin for hair is added.
+    """
+    low, high = points[..., FACE, :].amin(-2), points[..., FACE, :].amax(-2)  # x y
+    margin = 0.3 * (high - low).amax(-1, keepdim=True)
+    covered = []
+    for axis in (0, 1):  # x, y
+        count, side = cells[1 - axis], size[1 - axis] / cells[1 - axis]
+        starts = torch.arange(count) * side
+        ends = torch.minimum((high + margin)[..., axis, None], starts + side)
+        covered.append((ends - torch.maximum((low - margin)[..., axis, None], starts)).clamp(min=0) / side)
+    return covered[1][..., :, None] * covered[0][..., None, :]

@@ -18,7 +18,6 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from dreamoving_cli.errors import UsageError
-from dreamoving_cli.media.whole import whole_file
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
 from dreamoving_cli.train.data import ClipStore
@@ -26,6 +25,7 @@ from dreamoving_cli.train.losses import Facts, noise_loss, reconstruction_loss, 
 from dreamoving_cli.train.muon import Muon, is_matrix
 from dreamoving_cli.train.principal import start_from_components
 from dreamoving_cli.train.stages import STAGES, Stage
+from dreamoving_cli.whole import whole_file
 
 WARMUP = 100  # steps
 EMA = 0.998
@@ -78,7 +78,8 @@ def work(rank: int, run: Run, config: PackConfig, tokenizer: Any) -> None:
     pack = build_pack(config, run.seed, tokenizer) if run.init is None else load_pack(run.init)
     trainer = Trainer(run, stage, pack, rank)
     if run.init is None and stage.data == "crop":
-        start_from_components(pack.vae, trainer.store.crops(np.random.default_rng(run.seed), 300, side=128))
+        crops, _ = trainer.store.crops(np.random.default_rng(run.seed), 300, side=128)
+        start_from_components(pack.vae, crops)
     trainer.resume()
     while trainer.step < stage.steps:
         trainer.train_step()
@@ -124,9 +125,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         count = max(self.stage.batch // self.run.workers, 1)
         if self.stage.data == "crop":
-            return reconstruction_loss(
-                self.pack, self.store.crops(rng, count, side=64), generator, self.stage.sharpness
-            )
+            crops, head = self.store.crops(rng, count, side=64)
+            return reconstruction_loss(self.pack, crops, head, generator, self.stage.sharpness)
         batch = self.store.batch(rng, count, self.stage.frames)
         return noise_loss(self.pack, batch, generator, self.stage, self.facts, self.alphas)
 

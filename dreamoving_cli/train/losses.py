@@ -11,25 +11,31 @@ from dreamoving_cli.models.controlnet import add_residuals
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.train.data import Batch
 
+HEAD_PIXEL = 4.0  # how much a pixel of the head counts beside any other, for the autoencoder
 LATENT_NOISE = 0.05  # the decoder must forgive small errors of the denoiser
 DROP_ALL = 0.1  # chance that a sample sees no prompt at all (classifier-free guidance)
 ABSENT = {"face": 0.15, "cloth": 0.15, "style": 0.0}  # chance that a kind is not attended to in a sample
 UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # the same for a whole batch
-PERSON = 3.0  # how much a cell of the person counts beside one of the background
+PERSON, HEAD = 3.0, 10.0  # how much a cell of the person, or of the head, counts beside one of the background
 SHARED_NOISE = 0.5  # variance share of the noise that all frames of a clip have in common
 
 
 def reconstruction_loss(
-    pack: Pack, pictures: Tensor, generator: torch.Generator, sharpness: float = 0.0
+    pack: Pack, pictures: Tensor, head: Tensor, generator: torch.Generator, sharpness: float = 0.0
 ) -> Tensor:
-    """Autoencoder: absolute error of pixels and of their gradients; latents kept small. pictures: n 3 h w."""
+    """Autoencoder: absolute error of pixels and of their gradients; latents kept small.
+
+    pictures: n 3 h w; head: n 1 h w, 0..1: eyes and mouths are a few pixels, and a person is turned by them.
+    """
     raw = pack.vae.encode_raw(pictures)
     noise = torch.randn(raw.shape, generator=generator) * LATENT_NOISE
     out = pack.vae.decode_raw(raw + noise)
-    edges = sum((o.diff(dim=d) - p.diff(dim=d)).abs().mean() for d in (-1, -2) for o, p in ((out, pictures),))
-    loss = (
-        (out - pictures).abs().mean() + 0.5 * F.mse_loss(out, pictures) + edges + 1e-3 * raw.square().mean()
-    )
+    weights = 1 + (HEAD_PIXEL - 1) * head
+    error = out - pictures
+    across, down = error.diff(dim=-1).abs() * weights[..., 1:], error.diff(dim=-2).abs() * weights[..., 1:, :]
+    edges = across.mean() + down.mean()
+    loss = (error.abs() * weights).mean() + 0.5 * (error.square() * weights).mean() + edges
+    loss = loss + 1e-3 * raw.square().mean()
     return loss + sharpness * sharpness_loss(out, pictures) if sharpness else loss
 
 
@@ -132,7 +138,7 @@ def noise_loss(
     wanted = (
         a * noise - s * batch.latents if pack.config.scheduler.prediction_type == "v_prediction" else noise
     )
-    return person_mean((guess - wanted).square(), batch.person) + 0.3 * extra
+    return weighted_mean((guess - wanted).square(), batch) + 0.3 * extra
 
 
 def noise_levels(count: int, levels: int, generator: torch.Generator) -> Tensor:
@@ -140,9 +146,9 @@ def noise_levels(count: int, levels: int, generator: torch.Generator) -> Tensor:
     return (torch.rand(count, generator=generator).sqrt() * levels).long().clamp(max=levels - 1)
 
 
-def person_mean(errors: Tensor, person: Tensor) -> Tensor:
-    """Mean of errors b c f h w; cells of the person (b 1 f h w, 0..1) count PERSON times as much."""
-    weights = 1 + (PERSON - 1) * person
+def weighted_mean(errors: Tensor, batch: Batch) -> Tensor:
+    """Mean of errors b c f h w; cells of the person and, small as it is, of the head count for more."""
+    weights = 1 + (PERSON - 1) * batch.person + (HEAD - PERSON) * batch.head * batch.person
     return (errors * weights).mean() / weights.mean()
 
 

@@ -1,11 +1,14 @@
 """Orthogonal updates: what they are, which weights get them, and that they descend."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamoving_cli.train.losses import PERSON, noise_levels, person_mean
+from dreamoving_cli.train.data import head_cover
+from dreamoving_cli.train.losses import HEAD, PERSON, noise_levels, weighted_mean
 from dreamoving_cli.train.muon import Muon, is_matrix, orthogonalize
 
 SIDES = st.integers(2, 24)
@@ -51,8 +54,23 @@ def test_high_noise_is_drawn_more_often() -> None:
     assert float((drawn >= 500).float().mean()) == pytest.approx(0.75, abs=0.02)
 
 
-def test_errors_on_the_person_count_more() -> None:
-    errors, person = torch.zeros(1, 2, 1, 1, 2), torch.tensor([[[[[1.0, 0.0]]]]])
-    errors[..., 0] = 1.0
-    assert float(person_mean(errors, person)) == pytest.approx(PERSON / (PERSON + 1))
-    assert float(person_mean(torch.ones_like(errors), person)) == pytest.approx(1.0)
+def test_errors_on_the_person_and_its_head_count_more() -> None:
+    person, head = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])
+    batch = SimpleNamespace(person=person.view(1, 1, 1, 1, 3), head=head.view(1, 1, 1, 1, 3))
+    for cell, weight in enumerate((HEAD, PERSON, 1)):
+        errors = torch.zeros(1, 2, 1, 1, 3)
+        errors[..., cell] = 1.0
+        assert float(weighted_mean(errors, batch)) == pytest.approx(weight / (HEAD + PERSON + 1))
+    assert float(weighted_mean(torch.ones(1, 2, 1, 1, 3), batch)) == pytest.approx(1.0)
+
+
+def test_the_box_of_the_head_covers_cells_by_their_share() -> None:
+    points = torch.full((134, 2), 200.0)
+    points[24:92] = torch.tensor([20.0, 40.0])
+    points[24], points[25] = (
+        torch.tensor([13.0, 40.0]),
+        torch.tensor([23.0, 50.0]),
+    )  # with its margin 10..26, 37..53
+    cover = head_cover(points, (64, 64), (4, 4))
+    assert cover.sum().item() * 256 == pytest.approx(16 * 16)
+    assert cover[2].tolist() == pytest.approx([6 / 16 * 11 / 16, 10 / 16 * 11 / 16, 0, 0])
