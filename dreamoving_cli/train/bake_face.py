@@ -13,7 +13,7 @@ from dreamoving_cli.extract.light import FaceMesh
 from dreamoving_cli.extract.regions import Region
 from dreamoving_cli.train.bake_bodies import BODIES
 from dreamoving_cli.train.body import LIMBS, Pose, load_bodies, pose_body
-from dreamoving_cli.train.people import Camera, anatomy, project, random_look, shoot
+from dreamoving_cli.train.people import Camera, anatomy, drawn_shape, project, random_look, shoot
 from dreamoving_cli.train.raster import vertex_normals
 
 NUM_LOOKS = 16
@@ -45,7 +45,7 @@ def vote(network: FaceMesh, rng: np.random.Generator, body: int) -> np.ndarray |
     """How far each vertex is from where the network sees each point, 68 v in pixels; None: it saw no face."""
     bodies = load_bodies()
     look = dataclasses.replace(random_look(rng), hair_style="short", body=body, ambient=0.6)
-    vertices, starts = pose_body(body, standing())
+    vertices, starts = pose_body(body, standing(), drawn_shape(look))
     height = float(starts[bodies.bones["head"]][2])
     camera = Camera(DISTANCE_M, height, FOCAL, center_z=height + HEAD_CENTER_M)
     color = shoot(look, standing(), camera, SIDE, SIDE).color

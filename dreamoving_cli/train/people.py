@@ -7,10 +7,13 @@ import cv2
 import numpy as np
 
 from dreamoving_cli.train.body import Bodies, Pose, load_bodies, pose_body
+from dreamoving_cli.train.faces import LARGE_HEAD_PX_PER_M, paint_face
 from dreamoving_cli.train.garments import BOTTOMS, Garment, paint, random_garment
 from dreamoving_cli.train.raster import rasterize, vertex_normals
 
 OVERSAMPLE = 2  # samples a pixel, each side
+HEAD_SIZE = 1.3  # of the head in life: a face of few pixels says more when it is larger
+HAIR_FADES_M = 0.1  # below the neck, hair keeps its size from here on
 HAIR = {
     "black": (24, 20, 20),
     "brown": (78, 48, 30),
@@ -161,6 +164,17 @@ def _dressed_shape(look: Look) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
+def drawn_shape(look: Look) -> np.ndarray:
+    """The dressed rest shape with a head HEAD_SIZE as large as in life, `v 3`; hair grows with it."""
+    b, a, shape = load_bodies(), anatomy(), _dressed_shape(look)
+    neck = a["levels"]["neck"]
+    hair = np.clip((b.template[:, 2] - neck + HAIR_FADES_M) / HAIR_FADES_M, 0, 1)
+    share = np.where(b.part == 4, hair, np.where((b.part == 1) | (b.part == 2), 1.0, a["head"]))
+    pivot = b.heads[look.body][b.bones["neck03"]]
+    return (shape + share[:, None] * (HEAD_SIZE - 1) * (shape - pivot)).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
 def _faces_shown(look: Look) -> np.ndarray:
     """Triangles of this look: the hair mesh cut to length, the skirt only where worn."""
     b, level = load_bodies(), anatomy()["levels"]
@@ -172,10 +186,10 @@ def _faces_shown(look: Look) -> np.ndarray:
         show |= (part == 3) & (z > level["knee"] + rng.uniform(-0.2, 0.15)) & (z < level["waist"])
     if look.hair_style in ("bob", "long"):
         cut = level["eye"] - (0.13 if look.hair_style == "bob" else 0.32)
-        middle = b.template[b.faces].mean(1)
-        eye = anatomy()["eye"]
-        before_face = (abs(middle[:, 0]) < 0.062) & (middle[:, 1] < eye[1] + 0.03) & (z < eye[2] + 0.06)
-        show |= (part == 4) & (z > cut) & ~before_face
+        corners, eye = b.template[b.faces], anatomy()["eye"]
+        across, behind, up = np.moveaxis(corners, 2, 0)
+        before_face = (abs(across) < 0.062) & (behind < eye[1] + 0.03) & (up < eye[2] + 0.06)
+        show |= (part == 4) & (z > cut) & ~before_face.any(1)
     return b.faces[show]
 
 
@@ -187,40 +201,18 @@ def _attributes(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.concatenate([b.template, vertex_normals(vertices, faces), part, rest], 1).astype(np.float32)
 
 
-def _albedo(look: Look, at: np.ndarray) -> np.ndarray:
-    """Surface color `n 3` at `n` pixels of attributes `n 12`."""
+def _albedo(look: Look, at: np.ndarray, bold: bool) -> np.ndarray:
+    """Surface color `n 3` at `n` pixels of attributes `n 12`; bold: with the features of a small face."""
     a = anatomy()
     level, eye = a["levels"], a["eye"]
     x, y, z = at[:, 0], at[:, 1], at[:, 2]
-    is_eye, is_skirt, is_hair, arm, sleeve, lips = (
-        at[:, 6],
-        at[:, 7],
-        at[:, 8],
-        at[:, 9],
-        at[:, 10],
-        at[:, 11],
-    )
+    is_eye, is_skirt, is_hair, arm, sleeve = at[:, 6:11].T
     on_arm, head = arm > 0.5, z > level["neck"] + 0.03
-    color = np.broadcast_to(look.skin, (len(at), 3)).copy()
-
-    blush = np.clip(1 - np.hypot(abs(x) - 0.045, z - eye[2] + 0.045) / 0.03, 0, 1) * head
-    color *= 1 - 0.08 * blush[:, None] * [0, 1, 1]
-    color = np.where(
-        (lips > 0.35)[:, None] & head[:, None], look.skin * [0.86, 0.5, 0.5] + [0.06, 0, 0.01], color
-    )
-    brow = (
-        head
-        & (abs(z - eye[2] - 0.024 - 0.004 * np.cos((abs(x) - 0.032) * 60)) < 0.0045)
-        & (abs(abs(x) - 0.034) < 0.022)
-        & (y < eye[1] + 0.03)
-    )
-    color = np.where(brow[:, None], look.hair * 0.6, color)
+    color = np.broadcast_to(look.skin, (len(at), 3))
+    color = paint_face(color, at, head, eye, (look.skin, look.hair, look.eyes), bold)
     if look.hair_style != "bald":
         scalp = head & ~on_arm & (is_eye < 0.5) & _scalp(at[:, :3], eye, -0.06)
         color = np.where(scalp[:, None], look.hair, color)
-    iris = np.hypot(abs(x) - eye[0], z - eye[2])
-    eye_color = np.where((iris < 0.0035)[:, None], 0.05, np.where((iris < 0.0075)[:, None], look.eyes, 0.93))
-    color = np.where((is_eye > 0.5)[:, None], eye_color, color)
 
     top_length = level["waist"] - look.hem
     v = np.where(on_arm, 0.93 - 0.9 * sleeve, (z - top_length) / (level["neck"] - 0.02 - top_length))
@@ -274,9 +266,13 @@ def project(camera: Camera, points: np.ndarray, height: int, width: int) -> np.n
 
 
 def shoot(look: Look, pose: Pose, camera: Camera, height: int, width: int) -> Shot:
-    """Render one frame of one person, anti-aliased, on a transparent ground."""
+    """Render one frame of one person, anti-aliased, on a transparent ground.
+
+    The points are those of a head of ordinary size: drivers have one.
+    """
     b = load_bodies()
-    vertices, starts = pose_body(look.body, pose, _dressed_shape(look))
+    bold = camera.focal * height / camera.distance < LARGE_HEAD_PX_PER_M
+    vertices, _ = pose_body(look.body, pose, drawn_shape(look))
     screen = project(camera, vertices, height * OVERSAMPLE, width * OVERSAMPLE)
     faces = _faces_shown(look)
     depth, index, attributes = rasterize(
@@ -285,12 +281,16 @@ def shoot(look: Look, pose: Pose, camera: Camera, height: int, width: int) -> Sh
     hit = index >= 0
     color = np.zeros((*index.shape, 4), np.float32)
     at = attributes[hit]
-    color[hit] = np.concatenate([np.clip(_lit(look, _albedo(look, at), at), 0, 1), np.ones((len(at), 1))], 1)
+    color[hit] = np.concatenate(
+        [np.clip(_lit(look, _albedo(look, at, bold), at), 0, 1), np.ones((len(at), 1))], 1
+    )
     color = cv2.resize(color, (width, height), interpolation=cv2.INTER_AREA)
     depth = np.minimum.reduce(
         [depth[i::OVERSAMPLE, j::OVERSAMPLE] for i in range(OVERSAMPLE) for j in range(OVERSAMPLE)]
     )
-    points, scores = keypoints(b, vertices, starts, pose, camera, height, width)
+    points, scores = keypoints(
+        b, *pose_body(look.body, pose, _dressed_shape(look)), pose, camera, height, width
+    )
     return Shot(color, depth, points, scores)
 
 

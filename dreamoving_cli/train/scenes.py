@@ -17,7 +17,7 @@ from dreamoving_cli.train.body import Pose, load_bodies, pose_body
 from dreamoving_cli.train.bvh import part_of_dance
 from dreamoving_cli.train.garments import background, product_picture, random_color
 from dreamoving_cli.train.motion import as_pose, dance, random_key
-from dreamoving_cli.train.people import Camera, Look, anatomy, random_look, shoot
+from dreamoving_cli.train.people import HEAD_SIZE, Camera, Look, anatomy, drawn_shape, random_look, shoot
 
 BUCKETS = ((288, 192), (288, 160), (224, 224), (192, 288), (160, 288))  # height, width
 BUCKET_SHARES = (0.4, 0.2, 0.1, 0.1, 0.2)
@@ -182,9 +182,9 @@ def face_picture(rng: np.random.Generator, look: Look) -> np.ndarray:
     pose: Pose = as_pose(key, float(rng.normal(0, 0.25)), 0.0)
     light = np.array([rng.normal(0, 0.8), -1.0, rng.uniform(-0.1, 1.3)])
     lit = dataclasses.replace(look, light=light / np.linalg.norm(light), ambient=rng.uniform(0.4, 0.8))
-    vertices, _ = pose_body(look.body, pose)
+    vertices, _ = pose_body(look.body, pose, drawn_shape(lit))
     middle = vertices[load_bodies().face_landmarks].mean(0)
-    seen = rng.uniform(0.3, 0.42)
+    seen = rng.uniform(0.3, 0.42) * HEAD_SIZE
     distance = rng.uniform(1.2, 5)
     camera = Camera(
         distance - middle[1],
