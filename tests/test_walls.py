@@ -26,16 +26,19 @@ ARROWS = {
     "weights": {"errors", "paths", "weights"},
     "media": {"errors", "media"},
     "models": {"errors", "models"},
+    "dataset": {"dataset", "errors", "extract", "media", "weights", "whole"},
     "extract": {"errors", "extract", "media", "weights", "paths"},
 }
 TORCH_FREE = (set(ARROWS) - {"models"}) | {
-    "cli", "flags", "models_command", "outputs", "pose_command", "progress", "render_command", "terminal",
+    "cli", "dataset_command", "flags", "models_command", "outputs", "pose_command", "progress", "render_command", "terminal",
     "__init__", "__main__",
 }  # fmt: skip
 MANY_PARAMETERS = {
     "write_video"
 }  # the one sink of all pictures: each of its eight says one thing about the file
-TALKS = ("cli", "models_command", "pose_command", "terminal", "render_command", "train")  # who may print
+TALKS = (  # who may print
+    "cli", "dataset_command", "models_command", "pose_command", "terminal", "render_command", "train",
+)  # fmt: skip
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 
 
