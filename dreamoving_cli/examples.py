@@ -6,8 +6,8 @@ Not here: how they are made (train/example_media.py).
 from pathlib import Path
 
 from dreamoving_cli.errors import OutputError
-from dreamoving_cli.media.whole import whole_file, writing
 from dreamoving_cli.paths import PACKAGE
+from dreamoving_cli.whole import whole_file, writing
 
 EXAMPLES = ("dance.mp4", "me.jpg", "shirt.png")
 

@@ -5,10 +5,12 @@
 
 Sizes are estimates from file headers and options; nothing is loaded. Not here: doing it (residency.py).
 
-high: all networks, from their stage on; windows and decoded frames at once as asked.
-low: the networks of the running stage, one window, as many frames as fit; on CUDA, where the weights of U-Net
-    and ControlNets do not fit in 16 bits, they are kept in 8.
-min: as low, but of U-Net and ControlNets one layer at a time; on the CPU they are kept as stored, in 16 bits.
+All modes hold the networks of the running stage only.
+high: windows and decoded frames at once as asked.
+low: one window, as many frames as fit; on CUDA, where the weights of U-Net and ControlNets do not fit in 16
+    bits, they are kept in 8.
+min: as low, but of U-Net and ControlNets one layer at a time; on the CPU they are kept as stored, in 16 bits,
+    or, where that is not enough, in 8.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +77,11 @@ def ladder(asked: str, batches: tuple[int, int], device: str, *, tiles: bool, ha
         modes = [*lows, *([Mode("low", 1, 1, eight_bit=True)] if device == "cuda" else []), *modes]
     if asked in ("auto", "high"):
         modes.insert(0, Mode("high", windows, frames))
-    return [*modes, replace(small, tiled=True)] if tiles else modes
+    if tiles:
+        modes.append(replace(small, tiled=True))
+    if device == "cpu":
+        modes.append(replace(modes[-1], eight_bit=True, half=False))
+    return modes
 
 
 def choose(asked: str, modes: Sequence[Mode], sizes: Sizes, free: int, where: str) -> list[Mode]:
@@ -114,17 +120,13 @@ def network_stage(name: str) -> str:
 
 def _resident(mode: Mode, sizes: Sizes, stage: str) -> Iterator[int]:
     """Bytes of each network's weights that are on the device in this stage."""
-    order = list(STAGES)
+    denoises = stage == "denoise"
+    streamed = mode.name == "min" and denoises and not sizes.on_cpu
+    size = sizes.itemsize // (2 if mode.half and denoises else 1)
+    size = 1 if mode.eight_bit and denoises else size
     for name, count in sizes.weights.items():
-        own = network_stage(name)
-        denoises = own == "denoise"
-        size = sizes.itemsize // (2 if mode.half and denoises and stage == own else 1)
-        size = 1 if mode.eight_bit and denoises else size
-        if mode.name == "high" or own == stage:
-            streamed = mode.name == "min" and denoises and not sizes.on_cpu
+        if network_stage(name) == stage:
             yield size * (min(count // 4, LARGEST_LAYER) if streamed else count)
-        elif sizes.on_cpu and order.index(own) > order.index(stage):
-            yield size * count  # loaded with the rest, and not yet used
 
 
 def _decoding(mode: Mode, sizes: Sizes) -> int:

@@ -3,21 +3,22 @@
 Not here: any work on files. docs/weights.md explains what the commands do.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.paths import MINI
-from dreamoving_cli.terminal import AsJson, Debug, Verbose, facts, say, show, switch
+from dreamoving_cli.terminal import RUN, AsJson, Debug, Verbose, facts, say, show, switch
 
 if TYPE_CHECKING:
     from dreamoving_cli.weights import Entry, Lock, Rules
 
 MB = 10**6
+Row = TypeVar("Row")
 
 models_app = typer.Typer(no_args_is_help=True, help="The model packs and weight files.")
 
@@ -51,6 +52,8 @@ ACCEPT = typer.Option("--accept-license", metavar="LICENSE", show_default=False,
 Names = Annotated[list[str] | None, NAMES]
 AllowUnlocked = Annotated[list[str] | None, UNLOCKED]
 AcceptLicense = Annotated[list[str] | None, ACCEPT]
+JOBS = typer.Option("--jobs", "-j", min=1, max=16, rich_help_panel=RUN, help="Files fetched at once.")
+Jobs = Annotated[int, JOBS]
 Everything = Annotated[bool, switch("--all", "Of a group, all files; not only the usual choices.")]
 Commercial = Annotated[bool, switch("--commercial", "Leave out files that forbid commercial use.")]
 Offline = Annotated[bool, switch("--offline", "Use no network.")]
@@ -73,12 +76,22 @@ def models_list(names: Names = None, as_json: AsJson = False, debug: Debug = Fal
     if not names:
         rows["mini"] = {"here": MINI.is_dir(), "license": "Apache-2.0"}
     rows |= {entry.id: listed(entry, lock) for entry in entries}
-    if as_json:
-        show(rows, as_json)
     width = max(map(len, rows), default=0)
-    for name, row in () if as_json else rows.items():
+
+    def line(name: str, row: Mapping[str, Any]) -> str:
         state = "here" if row["here"] else "unlocked" if row.get("unlocked") else "not fetched"
-        typer.echo(f"{name:<{width}}  {state:<11}  {megabytes(row.get('size')):>9}  {row['license']}")
+        return f"{name:<{width}}  {state:<11}  {megabytes(row.get('size')):>9}  {row['license']}"
+
+    show_rows(rows, as_json, line)
+
+
+def show_rows(rows: Mapping[str, Row], as_json: bool, line: Callable[[str, Row], str]) -> None:
+    """All as JSON, or a line for each."""
+    if as_json:
+        return show(rows, as_json)
+    for name, row in rows.items():
+        typer.echo(line(name, row))
+    return None
 
 
 def listed(entry: "Entry", lock: "Lock") -> dict[str, Any]:
@@ -112,22 +125,16 @@ def models_plan(
     lock = known()
     entries = choose(lock, names or (), everything=everything, commercial=commercial)
     whole = plan(entries, lock, Rules(allow_unlocked=frozenset(allow_unlocked or ())))
-    totals = {
-        "fetch_bytes": whole.fetch_bytes,
-        "unknown_sizes": whole.unknown_sizes,
-        "free_bytes": whole.free_bytes,
-    }
     if as_json:
-        show({"files": [facts(step) for step in whole.steps], **totals, "fits": whole.fits}, as_json)
-        return
+        totals = {key: getattr(whole, key) for key in ("fetch_bytes", "unknown_sizes", "free_bytes", "fits")}
+        return show({"files": [facts(step) for step in whole.steps], **totals}, as_json)
     width = max((len(step.id) for step in whole.steps), default=0)
     for step in whole.steps:
         typer.echo(f"{step.id:<{width}}  {step.state:<9}  {megabytes(step.size):>9}  {step.source}")
     unknown = f", and {whole.unknown_sizes} files of unknown size" if whole.unknown_sizes else ""
     room = "" if whole.fits else ": not enough"
-    typer.echo(
-        f"to fetch: {megabytes(whole.fetch_bytes)}{unknown}; the disk has {megabytes(whole.free_bytes)}{room}"
-    )
+    coming, free = megabytes(whole.fetch_bytes), megabytes(whole.free_bytes)
+    return typer.echo(f"to fetch: {coming}{unknown}; the disk has {free}{room}")
 
 
 @models_app.command("pull")
@@ -138,11 +145,14 @@ def models_pull(
     allow_unlocked: AllowUnlocked = None,
     accept_license: AcceptLicense = None,
     offline: Offline = False,
+    jobs: Jobs = 4,
     as_json: AsJson = False,
     verbose: Verbose = 0,
     debug: Debug = False,
 ) -> None:
     """Fetch weight files and check them; what is here already is not fetched again."""
+    from dataclasses import replace
+
     from dreamoving_cli.weights import known
     from dreamoving_cli.weights.lock import choose
     from dreamoving_cli.weights.pull import known_and_accepted, pull
@@ -151,11 +161,8 @@ def models_pull(
     entries = choose(lock, names or (), everything=everything, commercial=commercial)
     known_and_accepted(accept_license or (), lock)
     with fetching(entries, offline, allow_unlocked) as rules:
-        paths = pull(entries, lock, rules)
-    if as_json:
-        show({name: str(path) for name, path in paths.items()}, as_json)
-    for name in () if as_json else paths:
-        typer.echo(name)
+        paths = pull(entries, lock, replace(rules, at_once=jobs))
+    show_rows({name: str(path) for name, path in paths.items()}, as_json, lambda name, _: name)
 
 
 @contextmanager
@@ -317,11 +324,12 @@ def models_licenses(as_json: AsJson = False, debug: Debug = False) -> None:
     rows = {each.id: facts(each) | {"accepted": each.id in accepted} for each in lock.licenses.values()}
     for name, row in rows.items():
         row["files"] = [entry.id for entry in lock.entries.values() if entry.license == name]
-    if as_json:
-        show(rows, as_json)
-    for name, row in () if as_json else rows.items():
+
+    def line(name: str, row: Mapping[str, Any]) -> str:
         state = "accepted" if row["accepted"] else "to accept" if row["accept"] else "-"
-        typer.echo(f"{name:<32}  {state:<9}  {len(row['files']):>3} files  {row['name']}")
+        return f"{name:<32}  {state:<9}  {len(row['files']):>3} files  {row['name']}"
+
+    show_rows(rows, as_json, line)
 
 
 @models_app.command("accept")
@@ -365,10 +373,10 @@ def models_lock(
 ) -> None:
     """Check models.lock; with --refresh, hold it against its sources. A changed hash is never taken."""
     from dreamoving_cli.errors import MismatchError
-    from dreamoving_cli.media.whole import whole_file
     from dreamoving_cli.weights.lock import choose, lock_text, read_lock
     from dreamoving_cli.weights.refresh import Finding, with_own
     from dreamoving_cli.weights.refresh import refresh as ask_sources
+    from dreamoving_cli.whole import whole_file
 
     lock, findings = with_own(read_lock(), dict(map(id_and_file, own or ()))), list[Finding]()
     if refresh:

@@ -175,6 +175,7 @@ def locked_part(entry: Entry, path: Path) -> Part:
         kind=VARIANTS.get(entry.variant, entry.variant),
         trained_frames=motion.frames if motion else None,
         resnet_norm=motion.norm if motion else None,
+        motion_scale=motion.scale if motion else 1.0,
         beta_schedule=motion.beta_schedule if motion else "linear",
         sampler=motion.sampler if motion else "",
     )

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from dreamoving_cli import __version__
-from dreamoving_cli.media.writer import whole_file
 from dreamoving_cli.options import RenderOptions, to_yaml
 from dreamoving_cli.outputs import absolute, record_path
 from dreamoving_cli.weights import file_sha256
+from dreamoving_cli.whole import whole_file
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "av")
 

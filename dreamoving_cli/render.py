@@ -22,14 +22,16 @@ from dreamoving_cli.models.checkpoints.files import Recipe, read_tensors
 from dreamoving_cli.models.checkpoints.lora import merge_loras
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.content_guider import needs_identity
-from dreamoving_cli.models.load import load_pack
+from dreamoving_cli.models.load import open_pack
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.plan import Job, Plan, plan, prepare, used_pictures
+from dreamoving_cli.preview import Previews, preview_decoder, preview_path
 from dreamoving_cli.recipes import sha256_of
 from dreamoving_cli.record import input_hashes, request, versions, write_record
 from dreamoving_cli.residency import Residency
 from dreamoving_cli.resume import Checkpoint, state_path, unfinished
 from dreamoving_cli.sampling import DenoiseState, FrameNoise, Solver, denoise, make_scheduler
+from dreamoving_cli.weights import known
 
 __all__ = ["OnProgress", "Plan", "plan", "render"]
 
@@ -50,11 +52,12 @@ def render(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    preview: bool = False,
     on_progress: OnProgress = quiet,
 ) -> Path:
     """Render one video; where it is. It appears whole or not at all, its record beside it.
 
-    machine: what it runs on, or just the device.
+    machine: what it runs on, or just the device. preview: keep a sheet of what it will look like beside it.
     """
     output = output_path(output, options.codec)
     check_output(output, overwrite)
@@ -62,6 +65,7 @@ def render(
     job = prepare(options, machine)  # cheap refusals come first
     facts = gather_facts(job)
     pictures = read_pictures(job.options, job.config)
+    previews = Previews(preview_path(output), preview_decoder(job.source, job.config)) if preview else None
 
     with (
         memory_errors(),
@@ -73,7 +77,8 @@ def render(
         with closing(load(job, checkpoint.vram)) as residency:
             prompts = encode(residency, job.options, pictures)
             with open_controls(job.files, job.driver, job.size, checkpoint.poses) as controls:
-                latents = denoise_clip(job, residency, (prompts, controls), checkpoint, on_progress)
+                inputs = prompts, controls
+                latents = denoise_clip(job, residency, inputs, checkpoint, on_progress, previews)
             batches = decode(residency, latents, on_progress)
             write_video(
                 output,
@@ -86,6 +91,8 @@ def render(
             )
     write_record(output, job.options, facts | {"vram": checkpoint.vram})
     checkpoint.remove()
+    if previews is not None:
+        previews.remove()
     return output
 
 
@@ -113,6 +120,7 @@ def gather_facts(job: Job) -> dict[str, Any]:
         "requested": request(job.requested),
         "inputs": input_hashes(job.options),
         "weights": weight_hashes(job),
+        "lock": known().id,
         "versions": versions(),
     }
 
@@ -175,20 +183,18 @@ def find_poses(job: Job, checkpoint: Checkpoint, on_progress: OnProgress) -> Non
 
 
 def load(job: Job, history: list[str]) -> Residency:
-    """The networks, loaded and with their LoRAs, none on the device yet; modes are added to `history`."""
-    pack = load_pack(job.source, [file.control.kind for file in job.files], dtype=job.dtype)
+    """The networks, each to be read when its stage begins; memory modes are added to `history`."""
+    pack = open_pack(job.source, [file.control.kind for file in job.files])
     for part, scale in job.loras:
         merge_loras(pack, read_tensors(part), scale, part.name)
     return Residency(pack, job.modes, job.sizes, Place(job.device, job.dtype), history)
 
 
 def encode(residency: Residency, options: RenderOptions, pictures: ImagePrompts) -> Prompts:
-    """Keys and values of all prompts; after that, the encoders are not needed again."""
-    prompts = residency.retried(
+    """Keys and values of all prompts."""
+    return residency.retried(
         "text", lambda: encode_prompts(residency.pack, options, pictures, residency.enter)
     )
-    residency.finish("text", "pictures")
-    return prompts
 
 
 def denoise_clip(
@@ -197,6 +203,7 @@ def denoise_clip(
     inputs: tuple[Prompts, Sequence[Control]],
     checkpoint: Checkpoint,
     on_progress: OnProgress,
+    previews: Previews | None = None,
 ) -> Tensor:
     """Latents of the whole clip, 1 c f h w; inputs: prompts, controls. Out of memory costs one step."""
     prompts, controls = inputs
@@ -208,6 +215,8 @@ def denoise_clip(
 
     def on_step(state: DenoiseState) -> None:
         checkpoint.keep(state)
+        if previews is not None:
+            previews.show(state, scheduler)
         on_progress("denoise", state.step, options.steps)
 
     cuts = shot_cuts(job.files, job.driver, checkpoint.poses)
@@ -221,9 +230,7 @@ def denoise_clip(
         solver = Solver(scheduler, noise, num_frames)
         return denoise(predict_noise, solver, windows, checkpoint.state, on_step)
 
-    latents = residency.retried("denoise", from_last_step)
-    residency.finish("denoise")
-    return latents
+    return residency.retried("denoise", from_last_step)
 
 
 def decode(residency: Residency, latents: Tensor, on_progress: OnProgress) -> Iterator[np.ndarray]:

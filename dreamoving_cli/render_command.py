@@ -43,7 +43,7 @@ DEVICE = typer.Option("--device", rich_help_panel=RUN, help="auto, cpu, cuda, cu
 VRAM = typer.Option(
     "--vram",
     rich_help_panel=RUN,
-    help="Memory mode: auto (what fits), high (fastest), low (stage by stage), min (layer by layer).",
+    help="Memory mode: auto (what fits), high (fastest), low (one window at a time), min (layer by layer).",
 )
 DTYPE = typer.Option("--dtype", rich_help_panel=RUN, help="Precision: auto, fp32, bf16, fp16.")
 
@@ -60,6 +60,9 @@ def render(
         bool, switch("--skip-existing", "Done at once if this very render is there.")
     ] = False,
     resume: Annotated[bool, switch("--resume", "Go on with a render that died.")] = False,
+    preview: Annotated[
+        bool, switch("--preview", "While it runs, keep a sheet of how it will look beside the output.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     verbose: Verbose = 0,
@@ -84,7 +87,15 @@ def render(
     from dreamoving_cli.progress import progress
 
     with progress() as on_progress:
-        path = run(options, output, machine, overwrite=overwrite, resume=resume, on_progress=on_progress)
+        path = run(
+            options,
+            output,
+            machine,
+            overwrite=overwrite,
+            resume=resume,
+            preview=preview,
+            on_progress=on_progress,
+        )
     return show_render(path, as_json)
 
 

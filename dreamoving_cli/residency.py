@@ -1,7 +1,10 @@
-"""Which networks are on the device, and what happens when its memory runs out.
+"""Which networks are in memory and on the device, and what happens when memory runs out.
 
-    residency = Residency(pack, modes, device, dtype)
+    residency = Residency(pack, modes, sizes, place)
     latents = residency.retried("denoise", lambda: ...)     # lowers the mode and tries again
+
+Networks are read when their stage begins and forgotten when it ends; those that were made here and have no
+file are moved instead.
 
 Moving is diffusers' group offloading and layerwise casting, hooked into single layers: our U-Net walks the
 blocks itself, so hooks of whole blocks would never run. Not here: which mode (memory.py).
@@ -9,8 +12,7 @@ blocks itself, so hooks of whole blocks would never run. Not here: which mode (m
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.hooks import HookRegistry, apply_group_offloading, apply_layerwise_casting
@@ -21,7 +23,8 @@ from dreamoving_cli.conditioning import Place, put
 from dreamoving_cli.device import FITS, free_memory, out_of_memory
 from dreamoving_cli.errors import DeviceMemoryError
 from dreamoving_cli.memory import Mode, Sizes, network_stage, stage_need
-from dreamoving_cli.models.load import Pack
+from dreamoving_cli.models.load import Pack, empty, fill
+from dreamoving_cli.models.strict import is_empty
 from dreamoving_cli.models.vae import stable_dtype
 
 OFFLOADING = "group_offloading"  # diffusers' names of its hooks
@@ -39,31 +42,30 @@ class Residency:
     def __init__(
         self, pack: Pack, modes: Sequence[Mode], sizes: Sizes, place: Place, history: list[str] | None = None
     ) -> None:
-        self.pack, self.place = replace(pack, controlnets=dict(pack.controlnets)), place
+        self.pack, self.place = pack, place
         self.sizes, self.vae_dtype = sizes, stable_dtype(place.dtype)
         self.mode, *self._lower = modes
         self.history = [] if history is None else history  # for the record
         self.history.append(str(self.mode))
-        self._over: set[str] = set()  # stages whose networks are not needed again
         self._entered: tuple[str, Mode] | None = None
 
     def enter(self, stage: str) -> None:
-        """Put the networks of this stage on the device; in low and min, take all others off."""
+        """Take all other networks off, then put those of this stage on the device."""
         if self._entered == (stage, self.mode):
             return
         self._entered = None
         for name, network in self.pack.networks().items():
-            if network_stage(name) == stage:
-                self._put(name, network)
-            elif self.mode.name != "high":
-                self._take_off(name, network)
-        if self.mode.name != "high":
-            free_memory()
+            if network_stage(name) != stage:
+                self._take_off(network)
+        free_memory()
+        self.read_stage(stage)
         self._entered = stage, self.mode
 
-    def finish(self, *stages: str) -> None:
-        """These stages are over: low and min forget their networks, on the CPU too."""
-        self._over |= set(stages)
+    def read_stage(self, stage: str) -> None:
+        """Read what is not in memory of this stage's networks, and put them on the device."""
+        for name, network in self.pack.networks().items():
+            if network_stage(name) == stage:
+                self._put(name, network)
 
     def retried(self, stage: str, attempt: Callable[[], Result]) -> Result:
         """What `attempt` gives, with the stage's networks on the device, in the highest mode that can."""
@@ -88,36 +90,39 @@ class Residency:
         return self.decode(latents)
 
     def close(self) -> None:
-        """Everything back on the CPU, without hooks."""
+        """Everything forgotten, or back on the CPU, without hooks."""
         for network in self.pack.networks().values():
             if _hooked(network, OFFLOADING):
                 HookRegistry.check_if_exists_or_initialize(network).remove_hook(OFFLOADING, recurse=True)
-            network.to("cpu")
+            self._take_off(network)
         free_memory()
 
     def _put(self, name: str, network: nn.Module) -> None:
+        mode, denoises = self.mode, network_stage(name) == "denoise"
+        streams = mode.name == "min" and denoises and self.place.device != torch.device("cpu")
+        dtype = self.vae_dtype if name == "vae" else self.place.dtype
+        if is_empty(network):
+            small = denoises and (mode.eight_bit or mode.half)
+            where = torch.device("cpu") if small or streams else self.place.device
+            fill(self.pack, name, where, dtype, as_stored=small)
         if name == "vae":
-            network.to(self.vae_dtype)
-        if self.mode.tiled and name == "vae":
+            network.to(dtype)
+        if mode.tiled and name == "vae":
             self.pack.vae.decode_in_tiles()
-        denoises = network_stage(name) == "denoise"
-        if self.mode.eight_bit and denoises and not _hooked(network, CASTING):
-            apply_layerwise_casting(network, EIGHT_BIT, self.place.dtype, KEPT)
-        if self.mode.half and denoises and not _hooked(network, CASTING):
-            keep_in_half(network, self.place.dtype)
-        if self.mode.name == "min" and denoises and self.place.device != torch.device("cpu"):
-            if not _hooked(network, OFFLOADING):
-                apply_group_offloading(network, self.place.device, offload_type="leaf_level")
-        else:
+        if mode.eight_bit and denoises:
+            keep_in_eight_bits(network, dtype)
+        if mode.half and denoises and not _hooked(network, CASTING):
+            keep_in_half(network, dtype)
+        if streams and not _hooked(network, OFFLOADING):
+            apply_group_offloading(network, self.place.device, offload_type="leaf_level")
+        elif not streams:
             network.to(self.place.device)
 
-    def _take_off(self, name: str, network: nn.Module) -> None:
-        if network_stage(name) not in self._over:
+    def _take_off(self, network: nn.Module) -> None:
+        if self.pack.weights is None:
             network.to("cpu")
-        elif name in ("text_encoder", "image_encoder", "guider", "unet"):
-            setattr(self.pack, name, None)
-        else:
-            self.pack.controlnets.pop(name.removeprefix("controlnet_"), None)
+        elif not is_empty(network):
+            empty(network)
 
     def _lower_mode(self, stage: str, error: Exception) -> None:
         now = stage_need(self.mode, self.sizes, stage)
@@ -133,6 +138,19 @@ class Residency:
         ) from error
 
 
+def keep_in_eight_bits(network: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the large layers in float8 between uses, also those that were kept in fp16."""
+    if not _hooked(network, CASTING):
+        apply_layerwise_casting(network, EIGHT_BIT, dtype, KEPT)
+    for name, layer in network.named_modules():
+        hook = _hook(layer, CASTING)
+        if hook is not None and not any(kept in name for kept in KEPT):
+            hook.storage_dtype = EIGHT_BIT
+            layer.to(EIGHT_BIT)
+        elif hook is None and any(w.dtype != dtype for w in layer.parameters(recurse=False)):
+            layer.to(dtype)  # as its file holds it
+
+
 def keep_in_half(network: nn.Module, dtype: torch.dtype) -> None:
     """Keep in fp16, between uses, the layers whose numbers fp16 holds exactly: no bit of a result changes."""
     for layer in network.modules():
@@ -145,5 +163,9 @@ def _fits_half(weights: Tensor) -> bool:
 
 
 def _hooked(network: nn.Module, name: str) -> bool:
-    registries = [getattr(part, "_diffusers_hook", None) for part in network.modules()]
-    return any(registry is not None and registry.get_hook(name) is not None for registry in registries)
+    return any(_hook(part, name) is not None for part in network.modules())
+
+
+def _hook(module: nn.Module, name: str) -> Any:
+    registry = getattr(module, "_diffusers_hook", None)
+    return None if registry is None else registry.get_hook(name)

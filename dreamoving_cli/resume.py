@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.extract.keypoints import Poses
-from dreamoving_cli.media.writer import whole_file
 from dreamoving_cli.sampling import DenoiseState
+from dreamoving_cli.whole import whole_file
 
 SUFFIX = ".dreamoving.state"
 PATIENCE = 10  # a state is written when the last write took less than 1/10 of the time since

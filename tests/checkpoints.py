@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -416,6 +417,7 @@ def locked_files(pack: Pack) -> dict[str, Callable[[], State]]:
         "sd15.unet.fp16": lambda: under(pack.unet.state_dict(), "unet."),
         "sd15.text_encoder.fp16": lambda: clip_text(pack),
         "vae.ft-mse": lambda: old_vae(pack),
+        "preview.taesd": taesd,
         "controlnet.openpose.fp16": lambda: {
             f"control_model.{key}": value for key, value in ldm_controlnet(pack, "pose").items()
         },
@@ -424,6 +426,11 @@ def locked_files(pack: Pack) -> dict[str, Callable[[], State]]:
         "ip-adapter.plus-face": lambda: adapter(pack, "face"),
         "ip-adapter.plus": lambda: adapter(pack, "cloth"),
     }
+
+
+def taesd() -> State:
+    """The small autoencoder of previews, as its authors saved it."""
+    return AutoencoderTiny().state_dict()
 
 
 def by_id(folder: Path) -> dict[str, Path]:

@@ -20,14 +20,15 @@ TOUCHY = {"controlnet_aux", "decord", "ai_edge_litert", "onnxruntime", "scenedet
 ARROWS = {
     "errors": set(),
     "paths": {"errors"},
+    "whole": {"errors"},
     "frozen": {"errors"},
     "windows": {"errors"},
     "options": {"errors", "frozen", "paths", "windows"},
-    "weights": {"errors", "paths", "weights"},
-    "media": {"errors", "media"},
-    "models": {"errors", "models"},
+    "weights": {"errors", "paths", "weights", "whole"},
+    "media": {"errors", "media", "whole"},
+    "models": {"errors", "models", "whole"},
     "dataset": {"dataset", "errors", "extract", "media", "weights", "whole"},
-    "extract": {"errors", "extract", "media", "weights", "paths"},
+    "extract": {"errors", "extract", "media", "weights", "paths", "whole"},
 }
 TORCH_FREE = (set(ARROWS) - {"models"}) | {
     "cli", "dataset_command", "flags", "models_command", "outputs", "pose_command", "progress", "render_command", "terminal",

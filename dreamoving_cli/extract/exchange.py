@@ -18,7 +18,8 @@ from dreamoving_cli.errors import InputError, OutputError, UsageError
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.keypoints import FORMAT, NUM_POINTS, Poses, fill_places, load_poses, read_json
 from dreamoving_cli.extract.simcc import BODY as FROM_COCO
-from dreamoving_cli.media.whole import part_folder, whole_file
+from dreamoving_cli.media.whole import part_folder
+from dreamoving_cli.whole import whole_file
 
 SUFFIX = "_keypoints.json"  # of OpenPose's files
 # Ours in the order of OpenPose's BODY_25; the middle of the hips (-1) is made.

@@ -18,8 +18,12 @@ def crop_face(image: np.ndarray, *, name: str = "the face picture") -> np.ndarra
     """The largest face with its hair and chin, a square view of image, uint8 h w c; name: for refusals."""
     face = find_face(image)
     if face is None:
-        remedy = "Give a photo in which the face is large and turned to the camera."
-        raise InputError(f"no face was found in {name}", remedy)
+        height, width = image.shape[:2]
+        raise InputError(
+            f"no face was found in {name}: all {width}x{height} pixels were searched, then squares of "
+            f"{' and '.join(str(max(height, width) // tiles) for tiles in TILES[1:])} pixels",
+            "Give a photo in which the face is large and turned to the camera.",
+        )
     height, width = image.shape[:2]
     head = face.grown(HEAD, up=HAIR)
     side = min(round(head.side), height, width)

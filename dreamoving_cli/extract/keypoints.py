@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from dreamoving_cli.errors import InputError
-from dreamoving_cli.media.whole import whole_file
+from dreamoving_cli.whole import whole_file
 
 NUM_POINTS = 134
 BODY, FEET, FACE = slice(0, 18), slice(18, 24), slice(24, 92)

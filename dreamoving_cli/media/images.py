@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageOps, UnidentifiedImageError
 
 from dreamoving_cli.errors import InputError, OutputError
-from dreamoving_cli.media.whole import check_output, whole_file
+from dreamoving_cli.media.whole import check_output
+from dreamoving_cli.whole import whole_file
 
 MIN_SIDE = 16  # pixels; below this nothing can be recognized
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm"}

@@ -1,6 +1,8 @@
-"""Outputs appear whole or not at all: checks before the work, a hidden part file, one rename after it."""
+"""Outputs: checks before the work, and folders of pictures that appear whole or not at all.
 
-import errno
+Not here: single files (dreamoving_cli/whole.py).
+"""
+
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,20 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dreamoving_cli.errors import OutputError
+from dreamoving_cli.whole import part_path, whole_file, writing
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-UNWRITABLE = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.EIO,
-    errno.ENODEV,
-    errno.ENXIO,
-}
+__all__ = ["check_output", "part_folder", "whole_file"]
 
 
 def check_output(path: Path, overwrite: bool = False) -> None:
@@ -39,28 +30,6 @@ def check_output(path: Path, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A hidden neighbor to write to; it becomes `path` when the block ends well and vanishes when not.
-
-    What the system says about the write (disk full, read-only, ...) becomes an OutputError.
-    """
-    with writing(Path(path)), part_file(Path(path)) as part:
-        yield part
-
-
-@contextmanager
-def part_file(path: Path) -> Iterator[Path]:
-    """As `whole_file`, for blocks that also read: errors inside keep their meaning, see `writing`."""
-    part = part_path(path)
-    try:
-        yield part
-        with writing(path):
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
 def part_folder(path: Path) -> Iterator[Path]:
     """As `part_file`, for a folder of pictures; a folder that held other things is never replaced."""
     part = part_path(path)
@@ -73,11 +42,6 @@ def part_folder(path: Path) -> Iterator[Path]:
             replace_folder(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def part_path(path: Path) -> Path:
-    """Where the unfinished output is: hidden, in the same folder, one per process."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
 def refuse_foreign_folder(path: Path) -> None:
@@ -96,17 +60,3 @@ def replace_folder(part: Path, path: Path) -> None:
         path.rename(old)
     part.rename(path)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about a write into one sentence; anything else is a bug and passes."""
-    try:
-        yield
-    except OSError as error:  # PyAV's errors with a system code are OSErrors too
-        if error.errno in FULL:
-            raise OutputError(f"the disk is full: {path} was not written", "Free some space.") from error
-        if error.errno in UNWRITABLE:
-            reason = os.strerror(error.errno or 0).lower()
-            raise OutputError(f"{path} cannot be written: {reason}", "Choose another output.") from error
-        raise

@@ -21,9 +21,10 @@ from PIL import Image
 
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.media.audio import Audio, Track, add_track
-from dreamoving_cli.media.whole import check_output, part_file, part_folder, whole_file, writing
+from dreamoving_cli.media.whole import check_output, part_folder
+from dreamoving_cli.whole import part_file, writing
 
-__all__ = ["CODECS", "Audio", "check_output", "output_path", "whole_file", "write_video"]
+__all__ = ["CODECS", "Audio", "check_output", "output_path", "write_video"]
 
 BT709 = 1  # the number of this matrix, these primaries and this curve in every video standard
 PRECISE = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT

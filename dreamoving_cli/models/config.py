@@ -29,6 +29,7 @@ class MotionConfig(_Frozen):
     head_dim: int | None = None  # None: channels / heads
     layers: int = 1  # transformer blocks in one motion block
     max_length: int = 64  # frames it was trained at; longer windows work, the table is a sinusoid
+    scale: float = 1.0  # of the logits of attention along time: above 1 there is more motion
     norm: Span = "frame"
     groups: int = 32
     norm_eps: float = 1e-6

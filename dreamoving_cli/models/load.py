@@ -1,4 +1,4 @@
-"""A model pack: build it with random weights, save it, load it strictly.
+"""A model pack: build it with random weights, save it, load it strictly, at once or network by network.
 
     pack = build_pack(config, seed=0)                      # training starts here
     text = pack.encode_text(["a woman dances"])            # b l d, with gradients
@@ -7,22 +7,24 @@
     save_pack(pack, folder)
     pack = load_pack(folder, controls=["pose"], device="cuda", dtype=torch.bfloat16)
 
+    pack = open_pack(folder, controls=["pose"])            # networks without weights: costs no memory
+    fill(pack, "unet", dtype=torch.bfloat16)               # read when it is needed
+    empty(pack.unet)                                       # forgotten; fill reads it again
+
 `pack.networks()` names every network as its file: unet, controlnet_<kind>, guider, vae, text_encoder,
 image_encoder.
 """
 
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dreamoving_cli.errors import UsageError, WeightsError
@@ -39,8 +41,18 @@ from dreamoving_cli.models.encoders import (
     prepare_pictures,
 )
 from dreamoving_cli.models.projections import ImageFeatures
+from dreamoving_cli.models.strict import State, check_fit, is_empty, load_exactly, read_weights
 from dreamoving_cli.models.unet import VideoUNet
 from dreamoving_cli.models.vae import VAE
+from dreamoving_cli.whole import whole_file
+
+
+@dataclass
+class Weights:
+    """Where the weights of a pack's networks are, to be read one network at a time."""
+
+    read: Callable[[str], tuple[State, str]]  # a network's name -> its weights in our names, the file's name
+    changes: list[Callable[[str, nn.Module], None]] = field(default_factory=list)  # LoRAs, after each reading
 
 
 @dataclass
@@ -55,6 +67,7 @@ class Pack:
     text_encoder: Any
     tokenizer: Any
     image_encoder: Any  # None where the pack takes no image prompts
+    weights: Weights | None = None  # None: made here, nothing to read again
 
     def networks(self) -> dict[str, nn.Module]:
         """Every network by the name of its file."""
@@ -114,23 +127,83 @@ def load_pack(
 
     A recipe of public files is assembled; it names the controls itself.
     """
+    pack = open_pack(folder, controls)
+    for name, network in pack.networks().items():
+        if is_empty(network):
+            fill(pack, name, device, dtype)
+        network.to(device=device, dtype=dtype)
+    return pack
+
+
+def open_pack(folder: Path | Recipe, controls: Sequence[str] | None = None) -> Pack:
+    """As `load_pack`, its networks still empty; every file is held against them by its header."""
     if isinstance(folder, Recipe):
         from dreamoving_cli.models.checkpoints.assemble import assemble
 
-        return assemble(folder, device, dtype)
+        return assemble(folder)
     config = PackConfig.load(folder / "config.json")
     wanted = list(config.controls if controls is None else controls)
     if unknown := [kind for kind in wanted if kind not in config.controls]:
         offered = ", ".join(config.controls) or "none"
         raise UsageError(f"model '{config.name}' has no control '{unknown[0]}'", f"It has: {offered}.")
-    with init_empty_weights(include_buffers=False):  # random weights would be thrown away
-        pack = build_networks(config, wanted, load_tokenizer(folder / "tokenizer"))
-    for name, network in pack.networks().items():
+    pack = empty_networks(config, wanted, load_tokenizer(folder / "tokenizer"))
+
+    def read(name: str, shapes: bool = False) -> tuple[State, str]:
         path = folder / f"{name}.safetensors"
-        load_exactly(network, read_weights(path), source=str(path))
-        network.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        channels_last(network)
+        return read_weights(path, shapes), str(path)
+
+    for name, network in pack.networks().items():
+        state, source = read(name, shapes=True)
+        check_fit(network, state, source=source)
+    pack.weights = Weights(read)
     return pack
+
+
+def empty_networks(config: PackConfig, controls: Collection[str], tokenizer: Any) -> Pack:
+    """A pack whose weights are on the meta device: sizes and names, no memory; buffers are real."""
+    with init_empty_weights(include_buffers=False):
+        return build_networks(config, controls, tokenizer)
+
+
+def fill(
+    pack: Pack,
+    name: str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    as_stored: bool = False,
+) -> None:
+    """Read one network and merge its LoRAs, tensor by tensor from the mapped file.
+
+    as_stored: linear layers and convolutions stay in their file's precision, where nothing is merged.
+    """
+    assert pack.weights is not None, "this pack was made here"
+    network = pack.networks()[name]
+    state, source = pack.weights.read(name)
+    load_exactly(network, state, source=source)
+    del state  # the mapping ends with the last of its tensors
+    as_stored = as_stored and not pack.weights.changes
+    for part in network.modules():
+        if not (as_stored and isinstance(part, nn.Linear | nn.Conv2d)):
+            _convert(part, torch.device(device), dtype)
+    channels_last(network.eval().requires_grad_(False))
+    for change in pack.weights.changes:
+        change(name, network)
+
+
+@torch.no_grad()
+def _convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """The weights and buffers of this module, without those of its parts, to this place and precision."""
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    for tensor in tensors:
+        tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+def empty(network: nn.Module) -> None:
+    """Forget the weights; names and sizes stay."""
+    for module in network.modules():
+        for name, weights in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(weights.to("meta"), requires_grad=False))
 
 
 def save_pack(pack: Pack, folder: Path, dtype: torch.dtype = torch.float16) -> None:
@@ -140,35 +213,11 @@ def save_pack(pack: Pack, folder: Path, dtype: torch.dtype = torch.float16) -> N
         state = {
             key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()
         }
-        _write(folder / f"{name}.safetensors", partial(save_file, state))
+        with whole_file(folder / f"{name}.safetensors") as part:
+            save_file(state, part)
     pack.tokenizer.save_pretrained(folder / "tokenizer")
-    _write(folder / "config.json", lambda part: part.write_text(pack.config.to_json() + "\n"))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing", "Fetch the pack again.") from error
-    except Exception as error:
-        raise WeightsError(f"{path} cannot be read: {error}", "Fetch the pack again.") from error
-
-
-def load_exactly(
-    model: nn.Module, state: Mapping[str, Tensor], absent: Collection[str] = (), source: str = "the weights"
-) -> None:
-    """Load `state`; parameters under the prefixes in `absent` may be missing (fresh motion blocks)."""
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.startswith(tuple(absent))]
-    extra = [key for key in state if key not in own]
-    bent = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if missing or extra or bent:
-        problem = (
-            f"{source} do not fit: missing {missing[:3]}, unexpected {extra[:3]}, other shapes {bent[:3]}"
-        )
-        raise WeightsError(problem, "Is it the right file?")
-    model.load_state_dict(dict(state), strict=False, assign=any(value.is_meta for value in own.values()))
+    with whole_file(folder / "config.json") as part:
+        part.write_text(pack.config.to_json() + "\n", encoding="utf-8")
 
 
 def channels_last(model: nn.Module) -> nn.Module:
@@ -206,18 +255,3 @@ def build_networks(config: PackConfig, controls: Collection[str], tokenizer: Any
 def _fast(model: Any) -> Any:
     channels_last(model)
     return model
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    with _whole(path) as part:
-        write(part)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)  # noqa: PTH105  (replaces on every platform)
-    finally:
-        part.unlink(missing_ok=True)

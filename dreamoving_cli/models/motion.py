@@ -31,9 +31,10 @@ def sinusoid(length: int, channels: int, device: torch.device) -> Tensor:
 class TimeAttention(nn.Module):
     """Self-attention along time; positions are added here, so they reach queries, keys and values."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, scale: float = 1.0) -> None:
         super().__init__()
         self.heads = heads
+        self.scale = None if scale == 1 else scale * (channels // heads) ** -0.5
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(channels, channels, bias=False)
         self.to_v = nn.Linear(channels, channels, bias=False)
@@ -43,16 +44,17 @@ class TimeAttention(nn.Module):
         """x: n f c, normalized."""
         x = x + sinusoid(x.shape[1], x.shape[2], x.device).to(x.dtype)
         q, k, v = (split_heads(layer(x), self.heads) for layer in (self.to_q, self.to_k, self.to_v))
-        return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "n h f d -> n f (h d)"))
+        x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.to_out(rearrange(x, "n h f d -> n f (h d)"))
 
 
 class TimeTransformer(nn.Module):
     """Two self-attentions along time and a feed-forward, each with its norm and residual; n f c."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.norm1, self.attn1 = nn.LayerNorm(channels), TimeAttention(channels, heads)
-        self.norm2, self.attn2 = nn.LayerNorm(channels), TimeAttention(channels, heads)
+        self.norm1, self.attn1 = nn.LayerNorm(channels), TimeAttention(channels, heads, scale)
+        self.norm2, self.attn2 = nn.LayerNorm(channels), TimeAttention(channels, heads, scale)
         self.norm3, self.ff = nn.LayerNorm(channels), FeedForward(channels, activation_fn="geglu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ class MotionBlock(nn.Module):
         self.norm = nn.GroupNorm(config.groups, channels, eps=config.norm_eps)
         self.proj_in = nn.Linear(channels, inner)
         self.transformer_blocks = nn.ModuleList(
-            TimeTransformer(inner, config.heads) for _ in range(config.layers)
+            TimeTransformer(inner, config.heads, config.scale) for _ in range(config.layers)
         )
         self.proj_out = nn.Linear(inner, channels)
         nn.init.zeros_(self.proj_out.weight)

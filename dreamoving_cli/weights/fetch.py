@@ -34,6 +34,7 @@ class Rules:
     offline: bool = False
     allow_unlocked: frozenset[str] = frozenset()
     on_file: OnFile = quiet
+    at_once: int = 1  # files fetched at the same time
     unreachable: set[str] = field(
         default_factory=set
     )  # sources that did not answer, not to be waited for twice

@@ -3,17 +3,21 @@
 Everything that can be refused is refused before the first byte. One file: fetch.py.
 """
 
-from collections.abc import Iterable, Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from dreamoving_cli.errors import GatedError, OutputError, WeightsError
 from dreamoving_cli.paths import weight_cache
 from dreamoving_cli.weights import hub, overlay, store
-from dreamoving_cli.weights.fetch import Rules, bring, offline_reason, refuse, refuse_offline
+from dreamoving_cli.weights.fetch import OnFile, Rules, bring, offline_reason, quiet, refuse, refuse_offline
 from dreamoving_cli.weights.lock import Entry, Lock, describe
 from dreamoving_cli.weights.transport import SourceError, UnreachableError
 
+Item = TypeVar("Item")
 RESERVE_BYTES = 64 * 2**20  # left free beside the files themselves
 
 
@@ -83,15 +87,73 @@ def pull(entries: Sequence[Entry], lock: Lock, rules: Rules) -> dict[str, Path]:
     """All files into the store; their paths by id. One that fails does not stop the others, but is raised."""
     missing = [entry for entry in entries if not store.is_sound(entry)]
     check(missing, lock, rules)
-    paths, failures = {}, []
-    for entry in entries:
-        try:
-            paths[entry.id] = bring(entry, lock, rules)
-        except WeightsError as error:
-            failures.append(error)
+    rules = replace(rules, on_file=_in_turn(rules.on_file))
+    paths: dict[str, Path] = {}
+    failures: list[WeightsError] = []
+
+    def bring_all(group: list[Entry]) -> None:
+        for entry in group:
+            try:
+                paths[entry.id] = bring(entry, lock, rules)
+            except WeightsError as error:
+                failures.append(error)
+
+    at_once(bring_all, _by_archive(entries), rules.at_once)
     if failures:
         raise _all(failures)
-    return paths
+    return {entry.id: paths[entry.id] for entry in entries}
+
+
+def at_once(work: Callable[[Item], None], items: Iterable[Item], count: int) -> None:
+    """work(item) for every item, `count` at a time; the first error stops what has not begun.
+
+    Ctrl-C waits for nobody: the threads end with the process, and parts are made to be cut anywhere.
+    """
+    left: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    for item in items:
+        left.put(item)
+    errors: list[BaseException] = []
+
+    def take() -> None:
+        while not errors:
+            try:
+                work(left.get_nowait())
+            except queue.Empty:
+                return
+            except BaseException as error:  # noqa: BLE001 (raised below, in the caller's thread)
+                errors.append(error)
+
+    threads = [threading.Thread(target=take, daemon=True) for _ in range(min(count, left.qsize()))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():  # with a pause, or Windows would not hear Ctrl-C
+            thread.join(0.2)
+    if errors:
+        raise errors[0]
+
+
+def _by_archive(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """Files of one archive together, since it is fetched once; any other file by itself."""
+    groups: dict[object, list[Entry]] = {}
+    for entry in entries:
+        first = dict(entry.sources[0]) if entry.sources else {}
+        shared = first.pop("member", None) is not None
+        groups.setdefault(tuple(sorted(first.items())) if shared else entry.id, []).append(entry)
+    return list(groups.values())
+
+
+def _in_turn(on_file: OnFile) -> OnFile:
+    """The same, one call at a time, for it is told from several threads."""
+    if on_file is quiet:
+        return quiet  # bring() looks for it
+    turn = threading.Lock()
+
+    def told(name: str, done: int, total: int) -> None:
+        with turn:
+            on_file(name, done, total)
+
+    return told
 
 
 def check(missing: list[Entry], lock: Lock, rules: Rules) -> None:

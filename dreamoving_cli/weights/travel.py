@@ -17,6 +17,7 @@ from typing import IO
 from dreamoving_cli.errors import InputError, MismatchError, OutputError, WeightsError
 from dreamoving_cli.weights import archives, overlay, store
 from dreamoving_cli.weights.lock import Entry, Lock, lock_path, source_name
+from dreamoving_cli.whole import part_path, writing
 
 LOCK_NAME, OVERLAY_NAME = "models.lock", "overlay.toml"
 BLOBS = "blobs/sha256/"
@@ -46,15 +47,12 @@ def export(entries: Sequence[Entry], destination: Path) -> list[str]:
         raise OutputError(f"{destination} already exists", "Choose another output.")
     if not destination.absolute().parent.is_dir():
         raise OutputError(f"{destination.parent} is not a folder", "Create it.")
-    part = destination.with_name(f".{destination.stem}.{os.getpid()}.part{destination.suffix}")
+    part = part_path(destination)
     writer = _write_tar if destination.suffix == ".tar" else _write_folder
     try:
-        writer(entries, part)
-        part.rename(destination)
-    except OSError as error:
-        raise OutputError(
-            f"{destination} cannot be written ({error.strerror})", "Choose another output."
-        ) from error
+        with writing(destination):
+            writer(entries, part)
+            part.rename(destination)
     finally:
         _remove(part)
     return [entry.id for entry in entries]

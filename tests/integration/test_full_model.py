@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from dreamoving_cli.cli import app
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
-from dreamoving_cli.media.images import write_image
+from dreamoving_cli.media.images import read_image, write_image
 from dreamoving_cli.media.video import probe
+from dreamoving_cli.preview import Previews
+from dreamoving_cli.weights.lock import read_lock
 from tests import checkpoints as public
 
 QUICK = ("--device", "cpu", "--size", "64x64", "--frames", "3", "--steps", "1", "--seed", "4")
@@ -57,7 +59,12 @@ def weights_in(record: Path) -> set[str]:
 
 
 def test_imported_files_render_as_sd15(
-    run: Callable[..., Any], folder: Path, pose: Path, photos: list[Path], tmp_path: Path
+    run: Callable[..., Any],
+    folder: Path,
+    pose: Path,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     missing = run("render", "--model", "sd15", "--pose", pose, *QUICK)
     assert missing.exit_code == 4
@@ -71,10 +78,15 @@ def test_imported_files_render_as_sd15(
         "render", "--model", "sd15", "--pose", pose, *QUICK, "--out", out,
         "--face", photos[0], "--face", photos[1], "--cloth", photos[2],
     )  # fmt: skip
-    result = run(*words)
+    sheets: list[tuple[int, ...]] = []
+    monkeypatch.setattr(Previews, "remove", lambda previews: sheets.append(read_image(previews.path).shape))
+    result = run(*words, "--preview")
     assert result.exit_code == 0, result.stderr
+    assert sheets == [(64, 3 * 64, 3)]
     assert (probe(out).num_frames, probe(out).width) == (3, 64)
-    assert weights_in(tmp_path / "out.mp4.dreamoving.yaml") == SD15_FILES | PICTURE_FILES
+    record = tmp_path / "out.mp4.dreamoving.yaml"
+    assert weights_in(record) == SD15_FILES | PICTURE_FILES
+    assert yaml.safe_load(record.read_text())["record"]["lock"] == read_lock(folder / "models.lock").id
     assert "is there already" in run(*words, "--skip-existing").stderr
     kept = list((tmp_path / "cache" / "converted").iterdir())
     assert len(kept) == 1  # the motion module, a pickle, was converted once

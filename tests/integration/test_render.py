@@ -17,7 +17,7 @@ from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.media.images import write_image
 from dreamoving_cli.media.video import open_clip, probe
 from dreamoving_cli.media.writer import write_video
-from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
+from dreamoving_cli.models.load import Pack, build_pack, open_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.options import SAMPLERS, RenderOptions, load_preset
 from dreamoving_cli.outputs import record_path
@@ -44,17 +44,17 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @lru_cache
-def loaded(folder: Path, controls: tuple[str, ...], dtype: torch.dtype) -> Pack:
-    """A pack is not changed by rendering: each is loaded once."""
-    return load_pack(folder, controls, dtype=dtype)
+def opened(folder: Path, controls: tuple[str, ...]) -> Pack:
+    """A pack is not changed by rendering: each is built once, and read again by every render."""
+    return open_pack(folder, controls)
 
 
 @pytest.fixture(autouse=True)
 def tiny_pack(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(paths, "MINI", tiny_folder)
     monkeypatch.setattr(
-        "dreamoving_cli.render.load_pack",
-        lambda folder, controls, dtype: loaded(folder, tuple(sorted(controls)), dtype),
+        "dreamoving_cli.render.open_pack",
+        lambda folder, controls: opened(folder, tuple(sorted(controls))),
     )
     threads = torch.get_num_threads()
     yield
@@ -337,7 +337,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     video = make_video("video.mp4", 20)
-    monkeypatch.setattr("dreamoving_cli.render.load_pack", lambda *_, **__: pytest.fail("a pack was loaded"))
+    monkeypatch.setattr("dreamoving_cli.render.open_pack", lambda *_, **__: pytest.fail("a pack was loaded"))
     assert "nothing to follow" in refused(options(None), tmp_path)
     assert "nothing to follow" in refused(options(poses, pose_scale=0.0), tmp_path)
     assert "96x64 is near" in refused(options(poses, size="100x70"), tmp_path)

@@ -60,7 +60,7 @@ def test_every_network_has_one_stage() -> None:
 
 @pytest.mark.parametrize(
     ("free_gib", "expected"),
-    [(80, "high"), (10, "low"), (7, "low"), (5.2, "low: 1 frame decoded at once, 8-bit"), (3.5, "min")],
+    [(80, "high"), (8, "low"), (7, "low"), (5.2, "low: 1 frame decoded at once, 8-bit"), (3.5, "min")],
 )
 def test_auto_takes_the_highest_mode_that_fits(free_gib: float, expected: str) -> None:
     chosen = choose("auto", modes_of("auto"), full_size("cuda"), int(free_gib * GIB), "cuda")
@@ -96,7 +96,7 @@ def test_low_holds_one_stage_and_min_one_layer() -> None:
     high, low, least = (Mode(name, 1, 1) for name in NAMES)
     for stage in STAGES:
         assert stage_need(least, sizes, stage) <= stage_need(low, sizes, stage)
-        assert stage_need(low, sizes, stage) < stage_need(high, sizes, stage)
+        assert stage_need(low, sizes, stage) == stage_need(high, sizes, stage)
     saved = stage_need(low, sizes, "denoise") - stage_need(least, sizes, "denoise")
     denoisers = sum(COUNTS[name] for name in ("unet", "controlnet_pose", "controlnet_depth"))
     assert saved > 0.9 * 2 * denoisers

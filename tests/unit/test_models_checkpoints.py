@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from dreamoving_cli.errors import WeightsError
-from dreamoving_cli.models.checkpoints.assemble import STATISTICS, assemble, recipe_config, weights_of
+from dreamoving_cli.models.checkpoints.assemble import STATISTICS, recipe_config, weights_of
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes, read_tensors
 from dreamoving_cli.models.checkpoints.identify import NAMES, identify
 from dreamoving_cli.models.checkpoints.lora import merge_loras
 from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
-from dreamoving_cli.models.load import Pack, load_exactly
+from dreamoving_cli.models.load import Pack, load_pack
+from dreamoving_cli.models.strict import load_exactly
 from tests import checkpoints as public
 
 PICTURES = ("face", "cloth", "style")
@@ -70,7 +71,7 @@ def same(ours: Pack, theirs: Pack, *networks: str) -> None:
 
 
 def test_a_pack_in_public_layouts_is_read_as_it_was(pack: Pack, folder: Path) -> None:
-    again = assemble(recipe(folder))
+    again = load_pack(recipe(folder))
     same(again, pack)
     expected = pack.config.model_copy(update={"controlnet_motion": True})
     assert again.config == expected
@@ -203,7 +204,7 @@ def test_a_faceid_file_brings_its_lora(pack: Pack, folder: Path, tmp_path: Path)
     state = public.adapter(replace(pack, config=settings, guider=ContentGuider(settings)), "face")
     path = public.save(tmp_path / "faceid", state)
     files = recipe(folder, face=path, cloth=None, style=None)
-    ours = assemble(Recipe("random", files.parts)).unet.state_dict()
+    ours = load_pack(Recipe("random", files.parts)).unet.state_dict()
     key = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0.weight"
     number = len(public.adapter_attentions(pack.unet.unet)) - 1
     half = f"ip_adapter.{number}.to_out_lora"
@@ -239,12 +240,13 @@ def test_a_motion_module_tells_its_version(
     assert (config.context_frames, config.resnet_norm) == (frames, norm)
     assert config.motion is not None
     assert ("mid" in config.motion.positions) is mid
-    part = Part(path, trained_frames=48, resnet_norm="clip", beta_schedule="scaled_linear")
+    part = Part(path, trained_frames=48, resnet_norm="clip", beta_schedule="scaled_linear", motion_scale=1.15)
     files = recipe(folder)
     told = recipe_config(Recipe("random", {**files.parts, "motion": part}, context_frames=20))
     assert told.motion is not None
     assert (told.motion.max_length, told.context_frames, told.resnet_norm) == (48, 20, "clip")
     assert told.scheduler.beta_schedule == "scaled_linear"
+    assert told.motion.scale == 1.15
 
 
 @pytest.mark.parametrize("role", ["base", "motion", "pose", "image_encoder", "face"])

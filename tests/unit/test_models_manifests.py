@@ -16,7 +16,8 @@ from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.layers import cross_attentions
-from dreamoving_cli.models.load import Pack, build_pack, load_exactly
+from dreamoving_cli.models.load import Pack, build_pack
+from dreamoving_cli.models.strict import load_exactly
 from dreamoving_cli.models.unet import VideoUNet
 from tests import checkpoints as public
 

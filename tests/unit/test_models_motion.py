@@ -7,7 +7,7 @@ import torch
 
 from dreamoving_cli.models.config import MotionConfig
 from dreamoving_cli.models.layers import fold, unfold
-from dreamoving_cli.models.motion import MotionBlock, MotionBlocks, sinusoid
+from dreamoving_cli.models.motion import MotionBlock, MotionBlocks, TimeAttention, sinusoid
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.models.unet import VideoUNet
 
@@ -55,6 +55,16 @@ def test_every_frame_sees_every_other() -> None:
         other[:, :, frame] = torch.randn(8, 2, 2)
         change = (run(block, other) - run(block, video)).abs().amax((0, 1, 3, 4))
         assert (change > 1e-6).all()
+
+
+def test_the_scale_multiplies_the_keys() -> None:
+    scaled = trained(CONFIG.model_copy(update={"scale": 1.5}))
+    plain, video = trained(), torch.randn(1, 8, 6, 2, 2)
+    assert not torch.allclose(run(scaled, video), run(plain, video))
+    for layer in plain.modules():
+        if isinstance(layer, TimeAttention):
+            layer.to_k.weight.data *= 1.5
+    torch.testing.assert_close(run(scaled, video), run(plain, video))
 
 
 def test_order_matters() -> None:

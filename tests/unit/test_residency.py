@@ -4,6 +4,7 @@ The device is the CPU under another name (cpu:0), so that moving is seen and the
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,16 @@ from torch import Tensor, nn
 
 from dreamoving_cli.conditioning import ImagePrompts, Place, encode_prompts
 from dreamoving_cli.errors import DeviceMemoryError
-from dreamoving_cli.memory import NAMES, Mode, Sizes, network_stage
-from dreamoving_cli.models.load import Pack, build_pack
+from dreamoving_cli.memory import NAMES, STAGES, Mode, Sizes, network_stage
+from dreamoving_cli.models.load import Pack, build_pack, open_pack, save_pack
+from dreamoving_cli.models.strict import is_empty
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.residency import EIGHT_BIT, KEPT, Residency
 
 DEVICE = torch.device("cpu", 0)
 SIZES = Sizes({"unet": 100, "vae": 10}, 4, 1, 1000, 1000, 64, False)
-HIGH, LOW, LEAST = (Mode(name, 1, 1) for name in NAMES)
+HIGH, LOW, LEAST = Mode("high", 2, 2), Mode("low", 1, 1), Mode("min", 1, 1)
 OPTIONS = RenderOptions(prompt="a dancer", guidance_scale=2.0)
 SHOWN = ImagePrompts({"cloth": [np.zeros((40, 40, 3), np.uint8)]})
 
@@ -78,27 +80,31 @@ def test_modes_move_weights_and_change_no_bit(pack: Pack, mode: Mode) -> None:
         assert torch.equal(pack.unet(x, torch.tensor(7), encode_prompts(pack, OPTIONS, SHOWN).unet), plain)
 
 
-def test_high_gathers_the_networks_and_low_holds_one_stage(pack: Pack, placed: set[str]) -> None:
-    high = resident(pack, HIGH)
-    for stage in ("text", "pictures", "denoise", "decode"):
-        high.enter(stage)
-    assert placed == set(pack.networks())
-    low = resident(pack, LOW)
-    for stage in ("text", "pictures", "denoise", "decode"):
-        low.enter(stage)
+@pytest.mark.parametrize("mode", [HIGH, LOW], ids=["high", "low"])
+def test_one_stage_is_on_the_device(pack: Pack, placed: set[str], mode: Mode) -> None:
+    residency = resident(pack, mode)
+    for stage in STAGES:
+        residency.enter(stage)
         assert placed == {name for name in pack.networks() if network_stage(name) == stage}
 
 
-def test_what_is_over_is_forgotten_and_the_given_pack_is_whole(pack: Pack) -> None:
-    low = resident(pack, LOW)
-    low.enter("text")
-    low.finish("text", "pictures")
-    low.enter("denoise")
-    assert set(low.pack.networks()) == {"unet", "controlnet_pose", "controlnet_depth", "vae"}
-    low.finish("denoise")
-    low.enter("decode")
-    assert set(low.pack.networks()) == {"vae"}
-    assert len(pack.networks()) == 7
+@pytest.mark.parametrize("mode", [HIGH, LOW, LEAST, Mode("min", 1, 1, half=True)], ids=str)
+def test_networks_are_read_when_their_stage_begins_and_forgotten_when_it_ends(
+    pack: Pack, mode: Mode, tmp_path: Path
+) -> None:
+    save_pack(pack, tmp_path)
+    opened = open_pack(tmp_path)
+    assert all(map(is_empty, opened.networks().values()))
+    residency = resident(opened, mode)
+    for stage in (*STAGES, *STAGES):  # a stage that is entered again is read again
+        residency.enter(stage)
+        there = {name for name, network in opened.networks().items() if not is_empty(network)}
+        assert there == {name for name in opened.networks() if network_stage(name) == stage}
+    for network in pack.networks().values():
+        network.half().float()  # as the files hold them
+    assert torch.equal(noise_of(residency), noise_of(resident(pack, HIGH)))
+    residency.close()
+    assert all(map(is_empty, opened.networks().values()))
 
 
 def test_min_holds_one_layer_of_the_denoisers(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +148,19 @@ def test_eight_bits_are_what_it_says(pack: Pack) -> None:
     assert torch.equal(result, expected)
     residency.mode = LEAST
     assert torch.equal(noise_of(residency), expected)  # layer by layer, still in 8 bits
+
+
+def test_eight_bits_follow_sixteen(pack: Pack, tmp_path: Path) -> None:
+    save_pack(pack, tmp_path)
+    half, eight = (Mode("min", 1, 1, half=True), Mode("min", 1, 1, eight_bit=True))
+    first = resident(open_pack(tmp_path), half, eight)
+    exact = noise_of(first)
+    first.mode = eight  # as where memory ran out
+    lowered = noise_of(first)
+    assert torch.equal(lowered, noise_of(resident(open_pack(tmp_path), eight)))
+    sizes = {w.dtype for w in first.pack.unet.parameters()}
+    assert sizes == {EIGHT_BIT, torch.float32}
+    assert 0 < (lowered - exact).abs().max() < exact.abs().max()
 
 
 def test_half_keeps_what_fp16_holds_and_changes_no_bit(pack: Pack) -> None:
@@ -233,7 +252,7 @@ def test_fp16_decodes_in_fp32(pack: Pack) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("mode", [LOW, Mode("low", 1, 1, eight_bit=True), LEAST], ids=str)
+@pytest.mark.parametrize("mode", [Mode("low", 1, 1, eight_bit=True), LEAST], ids=str)
 def test_cuda_holds_less_than_high(pack: Pack, mode: Mode) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")

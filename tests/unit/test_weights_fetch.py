@@ -2,6 +2,7 @@
 
 import io
 import resource
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -369,6 +370,34 @@ def test_one_file_that_fails_does_not_stop_the_others(hub: Hub) -> None:
     with pytest.raises(WeightsError, match="'n1' could not be fetched"):
         pull(entries, weights.known(), Rules())
     assert [store.is_here(entry) for entry in entries] == [True, False, True]
+
+
+def test_several_files_come_at_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = three(hub)
+    together = threading.Barrier(3, timeout=20)  # breaks unless all three are being fetched
+    bring = pulling.bring
+    monkeypatch.setattr(pulling, "bring", lambda *given: (together.wait(), bring(*given))[1])
+    told: list[tuple[str, int, int]] = []
+    paths = pull(entries, weights.known(), Rules(at_once=3, on_file=lambda *seen: told.append(seen)))
+    assert list(paths) == ["n0", "n1", "n2"]
+    assert [path.read_bytes() for path in paths.values()] == [content(k) for k in range(3)]
+    assert {seen for seen in told if seen[1] == seen[2]} == {(name, 300_000, 300_000) for name in paths}
+    assert_nothing_else()
+
+
+def test_an_error_that_is_no_file_s_own_stops_what_has_not_begun() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 2:
+            raise OutputError("the disk is full", "Free some.")
+        done.append(item)
+
+    with pytest.raises(OutputError):
+        pulling.at_once(work, range(9), 1)
+    assert done == [0, 1]
+    pulling.at_once(done.append, range(9), 4)
+    assert sorted(done[2:]) == list(range(9))
 
 
 def test_the_disk_is_checked_for_all_before_the_first_byte(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

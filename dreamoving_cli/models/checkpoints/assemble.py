@@ -1,7 +1,8 @@
-"""One pack from public files: its config from their shapes, its networks with their weights.
+"""One pack from public files: its config from their shapes, its networks, to be filled one by one.
 
     config = recipe_config(recipe)                       # reads headers only
-    pack = assemble(recipe, "cuda", torch.bfloat16)
+    pack = assemble(recipe)                              # every tensor has found its place
+    fill(pack, "unet")                                   # models/load.py: reads the weights
 
 Motion blocks of a Video ControlNet start as the identity, so a ControlNet file without them gets none.
 """
@@ -9,8 +10,6 @@ Motion blocks of a Video ControlNet start as the identity, so a ControlNet file 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from dreamoving_cli.errors import WeightsError
@@ -22,7 +21,8 @@ from dreamoving_cli.models.config import PackConfig, SchedulerConfig
 from dreamoving_cli.models.content_guider import PROMPTS, needs_identity
 from dreamoving_cli.models.encoders import read_tokenizer
 from dreamoving_cli.models.keys import controlnet_to_ours, ip_adapter_to_ours, motion_module_to_ours
-from dreamoving_cli.models.load import Pack, build_networks, channels_last, load_exactly
+from dreamoving_cli.models.load import Pack, Weights, empty_networks
+from dreamoving_cli.models.strict import check_fit
 
 State = Mapping[str, Tensor]
 Read = Callable[[Part], dict[str, Tensor]]
@@ -36,17 +36,19 @@ FOLDER_FILES = {  # of a diffusers folder, in the order of preference
 FOLDER_FILES["vae"] = FOLDER_FILES["unet"]
 STATISTICS = ("mean", "std")  # of latents: our autoencoder's own, from its config
 BASE = ("unet", "vae", "text_encoder")
+CONTROL = "controlnet_"  # before the kind, in names of networks
 
 
 def recipe_config(recipe: Recipe) -> PackConfig:
     """The config of the pack that these files make; tells at once when one of them is the wrong file."""
-    states = base_states(recipe, read_shapes)
+    states = {role: base_state(recipe, role, read_shapes) for role in BASE}
     unet = sizes.unet_sizes(states["unet"])
     motion = read_shapes(recipe.parts["motion"])
     require(["motion"], motion, recipe.parts["motion"].name, "motion")
     part, table = recipe.parts["motion"], sizes.position_table(motion.items())
     ours = motion_module_to_ours(motion)
-    motion_config = sizes.motion_sizes(ours, table, part.trained_frames)
+    known = sizes.motion_sizes(ours, table, part.trained_frames)
+    motion_config = known.model_copy(update={"scale": part.motion_scale})
     controls = {kind: _control_settings(kind, part) for kind, part in recipe.controls.items()}
     guider = {kind: _adapter_settings(kind, recipe.parts[kind]) for kind in PROMPTS if kind in recipe.parts}
     return PackConfig(
@@ -64,17 +66,21 @@ def recipe_config(recipe: Recipe) -> PackConfig:
     )
 
 
-def assemble(recipe: Recipe, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Pack:
-    """The pack, ready to render: networks on the device, in this dtype, without gradients."""
+def assemble(recipe: Recipe) -> Pack:
+    """The pack with empty networks, against which every file is held by its header."""
     config = recipe_config(recipe)
     vocabulary, merges = (recipe.parts[role].path for role in ("vocabulary", "merges"))
     tokenizer = read_tokenizer(vocabulary, merges, config.text["max_position_embeddings"])
-    with init_empty_weights(include_buffers=False):
-        pack = build_networks(config, config.controls, tokenizer)
-    for network, state, part in weights_of(recipe, pack):
-        load_exactly(network, state, absent=STATISTICS if network is pack.vae else (), source=part.name)
-        network.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        channels_last(network)
+    pack = empty_networks(config, config.controls, tokenizer)
+    for network, state, part in weights_of(recipe, pack, read_shapes):
+        check_fit(network, state, STATISTICS if network is pack.vae else (), part.name)
+
+    def read(name: str) -> tuple[State, str]:
+        state, part = network_weights(recipe, pack, name)
+        known = {key: pack.vae.get_buffer(key) for key in STATISTICS} if name == "vae" else {}
+        return {**state, **known}, part.name
+
+    pack.weights = Weights(read)
     for kind in config.guider:
         if needs_identity(config, kind):
             merge_loras(pack, read_tensors(recipe.parts[kind]), 1.0, recipe.parts[kind].name)
@@ -83,7 +89,7 @@ def assemble(recipe: Recipe, device: str | torch.device = "cpu", dtype: torch.dt
 
 def count_values(recipe: Recipe) -> dict[str, int]:
     """Numbers in the weights of each network, by its name in the pack; reads headers only."""
-    states = base_states(recipe, read_shapes)
+    states = {role: base_state(recipe, role, read_shapes) for role in BASE}
     states["unet"] |= read_shapes(recipe.parts["motion"])
     states |= {f"controlnet_{kind}": read_shapes(part) for kind, part in recipe.controls.items()}
     if "image_encoder" in recipe.parts:
@@ -96,24 +102,34 @@ def count_values(recipe: Recipe) -> dict[str, int]:
 
 def weights_of(
     recipe: Recipe, pack: Pack, read: Read = read_tensors
-) -> Iterator[tuple[nn.Module, dict[str, Tensor], Part]]:
+) -> Iterator[tuple[nn.Module, State, Part]]:
     """Each network of the pack, its weights in our names, and the file to name when they do not fit."""
-    parts, states = recipe.parts, base_states(recipe, read)
-    base = parts.get("base")
-    motion = motion_module_to_ours(read(parts["motion"]))
-    yield pack.unet, prefixed("unet", states.pop("unet")) | prefixed("motion", motion), parts["motion"]
-    yield pack.vae, prefixed("vae", states.pop("vae")), parts.get("vae") or base or parts["motion"]
-    text = sd.text_names(states.pop("text_encoder"), pack.text_encoder.state_dict())
-    yield pack.text_encoder, text, parts.get("text_encoder") or base or parts["motion"]
-    for kind, part in recipe.controls.items():
-        yield *_control_weights(pack, kind, read(part)), part
-    if pack.image_encoder is not None:
-        yield pack.image_encoder, sd.image_names(read(parts["image_encoder"])), parts["image_encoder"]
-    guider: dict[str, Tensor] = {}
-    for kind in pack.config.guider:
-        guider |= ip_adapter_to_ours(read(parts[kind]), pack.unet.unet, kind)
-    if guider:
-        yield pack.guider, guider, parts[next(iter(pack.config.guider))]
+    absent = {f"{CONTROL}{kind}" for kind in pack.controlnets.keys() - recipe.controls.keys()}
+    absent |= set() if pack.config.guider else {"guider"}
+    for name, network in pack.networks().items():
+        if name not in absent:
+            yield network, *network_weights(recipe, pack, name, read)
+
+
+def network_weights(recipe: Recipe, pack: Pack, name: str, read: Read = read_tensors) -> tuple[State, Part]:
+    """The weights of one network in our names, and the file to name when they do not fit."""
+    parts = recipe.parts
+    if name == "guider":
+        kinds = list(pack.config.guider)
+        adapters = [ip_adapter_to_ours(read(parts[kind]), pack.unet.unet, kind) for kind in kinds]
+        return {key: value for state in adapters for key, value in state.items()}, parts[kinds[0]]
+    if name == "image_encoder":
+        return sd.image_names(read(parts[name])), parts[name]
+    if name.startswith(CONTROL):
+        part = recipe.controls[name.removeprefix(CONTROL)]
+        return _control_weights(pack, name.removeprefix(CONTROL), read(part)), part
+    state, part = base_state(recipe, name, read), parts.get(name) or parts.get("base") or parts["motion"]
+    if name == "unet":
+        motion = motion_module_to_ours(read(parts["motion"]))
+        return prefixed("unet", state) | prefixed("motion", motion), parts["motion"]
+    if name == "text_encoder":
+        return sd.text_names(state, pack.text_encoder.state_dict()), part
+    return prefixed("vae", state), part
 
 
 def prefixed(prefix: str, state: State) -> dict[str, Tensor]:
@@ -121,45 +137,40 @@ def prefixed(prefix: str, state: State) -> dict[str, Tensor]:
     return {f"{prefix}.{key}": value for key, value in state.items()}
 
 
-def _control_weights(pack: Pack, kind: str, state: State) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A ControlNet and its weights; a file without motion blocks takes them off the network."""
+def _control_weights(pack: Pack, kind: str, state: State) -> State:
+    """A ControlNet's weights; a file without motion blocks takes them off the network."""
     layers = [pack.config.unet["layers_per_block"]] * len(pack.config.unet["block_out_channels"])
-    net, renamed = pack.controlnets[kind], _control_names(state, layers)
+    renamed = _control_names(state, layers)
     if not any(key.startswith("motion.") for key in renamed):
-        net.motion = None
-    return net, renamed
+        pack.controlnets[kind].motion = None
+    return renamed
 
 
-def base_states(recipe: Recipe, read: Read) -> dict[str, dict[str, Tensor]]:
-    """U-Net, autoencoder and text encoder in diffusers' names, from one file, a folder or single ones."""
-    states: dict[str, dict[str, Tensor]] = {}
-    if (base := recipe.parts.get("base")) is not None:
-        states = _folder_states(base, read) if base.path.is_dir() else _checkpoint_states(base, read)
-    for role in BASE:
-        if role in recipe.parts:
-            states[role] = _own_state(role, recipe.parts[role], read)
-    if missing := [role for role in BASE if role not in states]:
+def base_state(recipe: Recipe, role: str, read: Read) -> dict[str, Tensor]:
+    """U-Net, autoencoder or text encoder in diffusers' names, from one file, a folder or its own file."""
+    state: dict[str, Tensor] = {}
+    if role in recipe.parts:
+        state = _own_state(role, recipe.parts[role], read)
+    elif (base := recipe.parts.get("base")) is not None:
+        state = (_from_folder if base.path.is_dir() else _from_checkpoint)(base, role, read)
+    if not state:
         raise WeightsError(
-            f"model '{recipe.name}' has no file for its {missing[0]}",
-            f"Give '{missing[0]}: FILE' in its model file.",
+            f"model '{recipe.name}' has no file for its {role}", f"Give '{role}: FILE' in its model file."
         )
-    return states
+    return state
 
 
-def _checkpoint_states(base: Part, read: Read) -> dict[str, dict[str, Tensor]]:
+def _from_checkpoint(base: Part, role: str, read: Read) -> dict[str, Tensor]:
     state = read(base)
     require(["checkpoint"], state, base.name, "base")
-    return sd.split_checkpoint(state, base.name)
+    return sd.split_checkpoint(state, base.name).get(role, {})
 
 
-def _folder_states(base: Part, read: Read) -> dict[str, dict[str, Tensor]]:
-    """The networks of a diffusers folder, as many as it has."""
-    states = {}
-    for role, names in FOLDER_FILES.items():
-        file = next((base.path / role / name for name in names if (base.path / role / name).is_file()), None)
-        if file is not None:
-            states[role] = _own_state(role, Part(file, trusted=base.trusted), read)
-    return states
+def _from_folder(base: Part, role: str, read: Read) -> dict[str, Tensor]:
+    """A network of a diffusers folder, if it has it."""
+    files = [base.path / role / name for name in FOLDER_FILES[role]]
+    file = next((file for file in files if file.is_file()), None)
+    return {} if file is None else _own_state(role, Part(file, trusted=base.trusted), read)
 
 
 def _own_state(role: str, part: Part, read: Read) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ once: from then on its safetensors copy is read.
 """
 
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamoving_cli.errors import WeightsError
+from dreamoving_cli.whole import whole_file, writing
 
 MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
 PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save today, and before version 1.6
@@ -42,6 +42,7 @@ class Part:
     kind: str = ""  # what its keys do not tell: faceid-plus, faceid-plus-v2
     trained_frames: int | None = None  # this and the rest: of a motion module, where its entry says so
     resnet_norm: str | None = None  # "frame" or "clip"
+    motion_scale: float = 1.0
     beta_schedule: str = "linear"
     sampler: str = ""  # that it was made for; empty: any
 
@@ -112,17 +113,10 @@ def read_shapes(part: Part) -> dict[str, Tensor]:
 def convert_pickle(part: Part, target: Path) -> None:
     """Write the pickle's tensors as safetensors; the copy appears whole."""
     state = {name: value.contiguous().clone() for name, value in _unpickled(part, "cpu").items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        save_file(state, scratch)
-        scratch.replace(target)
-    except OSError as error:
-        raise WeightsError(
-            f"{target} cannot be written: {error.strerror}", "Free space, or set DREAMOVING_CACHE."
-        ) from error
-    finally:
-        scratch.unlink(missing_ok=True)
+    with writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as part:
+        save_file(state, part)
 
 
 def is_safetensors(path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""LoRAs merged into a pack's weights at load: W += scale * alpha / rank * up @ down.
+"""LoRAs merged into a pack's weights when they are read: W += scale * alpha / rank * up @ down.
 
-    merge_loras(pack, read_tensors(part), 0.8, part.name)
+    merge_loras(pack, read_tensors(part), 0.8, part.name)     # checked now, also where networks are empty
 
 Style and character LoRAs in kohya's, diffusers' and peft's names, for the U-Net and the text encoder;
 AnimateDiff's motion LoRAs and domain adapter; the LoRA in FaceID files. Every tensor finds its layer or the
@@ -9,7 +9,8 @@ file is refused.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from dreamoving_cli.errors import WeightsError
 from dreamoving_cli.models.checkpoints.identify import LORAS, require
 from dreamoving_cli.models.keys import adapter_attentions, rename_motion
 from dreamoving_cli.models.load import Pack
+from dreamoving_cli.models.strict import is_empty
 
 # Endings of all namings: "<attn>.to_q_lora.down.weight", "<layer>.lora.up.weight", "<layer>.lora_A.weight"
 NAMING = re.compile(
@@ -41,12 +43,12 @@ class Delta:
     def added_to(self, weight: Tensor) -> Tensor:
         """The new weight, in its own shape and dtype; sums in fp32."""
         product = self.up.float().flatten(1) @ self.down.float().flatten(1)
-        return (weight.float() + self.scale * product.reshape(weight.shape)).to(weight.dtype)
+        added = self.scale * product.reshape(weight.shape).to(weight.device)
+        return (weight.float() + added).to(weight.dtype)
 
 
-@torch.no_grad()
 def merge_loras(pack: Pack, state: Mapping[str, Tensor], scale: float, name: str) -> int:
-    """Merge one LoRA file into the pack; how many layers it changed."""
+    """Merge one LoRA file into the pack's networks, those to be read too; how many layers it changes."""
     require(LORAS, state, name, "--lora")
     layers = layers_of(pack)
     pairs = pair_up(dict(plain_names(state, pack.unet.unet)), name)
@@ -58,22 +60,41 @@ def merge_loras(pack: Pack, state: Mapping[str, Tensor], scale: float, name: str
                 "Is it made for Stable Diffusion 1.x?",
             )
         _check_fits(layer.weight, delta, f"{name}: '{key}'")
-    for key, delta in pairs.items():
-        weight = layers[key].weight
-        weight.copy_(Delta(delta.down, delta.up, delta.scale * scale).added_to(weight))
+    change = partial(add, {key: replace(delta, scale=delta.scale * scale) for key, delta in pairs.items()})
+    for network in ("unet", "text_encoder"):
+        if not is_empty(pack.networks()[network]):
+            change(network, pack.networks()[network])
+    if pack.weights is not None:
+        pack.weights.changes.append(change)
     return len(pairs)
+
+
+@torch.no_grad()
+def add(deltas: Mapping[str, Delta], name: str, network: Any) -> None:
+    """Add what belongs to this network of the pack."""
+    for key, layer in layers_in(name, network).items():
+        if key in deltas:
+            layer.weight.copy_(deltas[key].added_to(layer.weight))
 
 
 def layers_of(pack: Pack) -> dict[str, Any]:
     """Every linear layer and convolution that a LoRA may change, as network.path."""
-    networks = {"unet": pack.unet.unet, "text_encoder": pack.text_encoder, "motion": pack.unet.motion}
+    return layers_in("unet", pack.unet) | layers_in("text_encoder", pack.text_encoder)
+
+
+def layers_in(name: str, network: Any) -> dict[str, Any]:
+    """Those of one network of the pack; of the U-Net, as unet.path and motion.path."""
+    parts = {"unet": {"unet": "unet", "motion": "motion"}, "text_encoder": {"text_encoder": ""}}
     return {
-        f"{name}.{path.removeprefix('text_model.')}": module
-        for name, network in networks.items()
-        if network is not None
-        for path, module in network.named_modules()
+        f"{part}.{path.removeprefix('text_model.')}": module
+        for part, attribute in parts.get(name, {}).items()
+        for path, module in _modules(getattr(network, attribute) if attribute else network)
         if isinstance(module, nn.Linear | nn.Conv2d)
     }
+
+
+def _modules(network: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
+    return iter(()) if network is None else network.named_modules()
 
 
 def plain_names(state: Mapping[str, Tensor], unet: Any) -> Iterator[tuple[str, Tensor]]:
