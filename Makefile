@@ -14,7 +14,7 @@ SOURCES := pyproject.toml dreamoving_cli/__init__.py
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := list
-.PHONY: list setup demo test check lint types unit test-all fix goldens wheel clean
+.PHONY: list setup demo test check lint types unit test-all fix goldens bench wheel clean
 
 list: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ fix: $(VENV)/.dev ## repair style where a tool can
 
 goldens: $(VENV)/.dev ## our modules against the reference's goldens
 	$(BIN)/python tests/goldens/check.py tests/goldens/*.safetensors
+
+bench: $(VENV)/.run ## speed and memory of this machine, beside diffusers (ARGS=--quick)
+	$(BIN)/dreamoving bench $(ARGS)
 
 wheel: $(VENV)/.dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation

@@ -31,14 +31,14 @@ ARROWS = {
     "extract": {"errors", "extract", "media", "weights", "paths", "whole"},
 }
 TORCH_FREE = (set(ARROWS) - {"models"}) | {
-    "cli", "dataset_command", "flags", "models_command", "outputs", "pose_command", "progress", "render_command", "terminal",
+    "bench_command", "cli", "dataset_command", "flags", "models_command", "outputs", "pose_command", "progress", "render_command", "terminal",
     "__init__", "__main__",
 }  # fmt: skip
 MANY_PARAMETERS = {
     "write_video"
 }  # the one sink of all pictures: each of its eight says one thing about the file
 TALKS = (  # who may print
-    "cli", "dataset_command", "models_command", "pose_command", "terminal", "render_command", "train",
+    "bench_command", "cli", "dataset_command", "models_command", "pose_command", "terminal", "render_command", "train",
 )  # fmt: skip
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 

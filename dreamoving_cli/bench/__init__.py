@@ -1,0 +1,1 @@
+"""What `dreamoving bench` measures: sizes, contenders, processes, sections, tables (docs/benchmarks.md)."""

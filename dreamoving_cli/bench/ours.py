@@ -1,0 +1,87 @@
+"""Our denoise loop on a task, as `render` runs it: prompts encoded once, then all steps and windows."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamoving_cli.bench.sizes import CONTROL, CONTROL_SCALE, GUIDED, STRENGTHS, Task
+from dreamoving_cli.bench.weights import picture_features, random_pack
+from dreamoving_cli.conditioning import Layers, Place, Prompts, make_predict_noise
+from dreamoving_cli.controls import Control
+from dreamoving_cli.device import DTYPES
+from dreamoving_cli.models.load import Pack
+from dreamoving_cli.models.projections import ImageFeatures
+from dreamoving_cli.sampling import FrameNoise, Solver, denoise, initial_latents, make_scheduler
+from dreamoving_cli.windows import Windows
+
+PROMPT, NEGATIVE_PROMPT = "a dancer on a beach", "rain"
+Run = Callable[[], Tensor]  # one timed denoising -> latents 1 c f h w
+
+
+class Pictures:
+    """Control pictures of noise, each frame its own."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def read(self, frames: Sequence[int]) -> np.ndarray:
+        """uint8 f h w c."""
+        shape = (*self.size, 3)
+        return np.stack([np.random.default_rng(f).integers(0, 256, shape, dtype=np.uint8) for f in frames])
+
+
+def solver(task: Task) -> Solver:
+    """The sampler and the starting noise of a task."""
+    scheduler = make_scheduler("ddim", task.steps, {"beta_schedule": "linear", **BETAS, "steps_offset": 1})
+    height, width = task.size
+    return Solver(scheduler, FrameNoise(task.seed, (4, height // 8, width // 8)), task.frames)
+
+
+def windows(task: Task) -> Windows:
+    return Windows(task.frames, task.window or task.frames, task.overlap)
+
+
+def encode(pack: Pack, task: Task) -> Prompts:
+    """Keys and values of the text and both pictures."""
+    with torch.inference_mode():
+        text = pack.encode_text([NEGATIVE_PROMPT, PROMPT][-task.branches :])
+        layers: Layers = [[(k, v, 1.0)] for k, v in pack.unet.text_keys(text)]
+        for number, kind in enumerate(GUIDED):
+            features = picture_features(task, number).to(text.device)
+            keys = pack.guider.keys(kind, pack.guider.tokens(kind, ImageFeatures(features)))
+            for layer, (k, v) in zip(layers, keys, strict=True):
+                layer.append((k, v, STRENGTHS[kind]))
+        control = [[(k, v, 1.0)] for k, v in pack.controlnets[CONTROL].text_keys(text)]
+    return Prompts(layers, {CONTROL: control}, task.guidance_scale)
+
+
+def on_device(pack: Pack, task: Task) -> Pack:
+    for network in pack.networks().values():
+        network.to(task.device)
+    return pack
+
+
+def make(task: Task) -> Run:
+    """Build the networks; what one run does."""
+    pack = on_device(random_pack(task), task)
+    place = Place(torch.device(task.device), DTYPES[task.dtype])
+    control = Control(CONTROL, Pictures(task.size), CONTROL_SCALE)
+
+    def run() -> Tensor:
+        made = solver(task)
+        prompts = encode(pack, task)
+        predict_noise = make_predict_noise(pack, prompts, [control], made.timesteps, task.frames, place)
+        return denoise(predict_noise, made, windows(task))
+
+    return run
+
+
+def starting_latents(task: Task) -> Tensor:
+    """What every contender starts from: 1 c f h w."""
+    return initial_latents(solver(task), task.frames)
+
+
+BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}

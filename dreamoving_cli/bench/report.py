@@ -1,0 +1,95 @@
+"""The tables of a benchmark, in Markdown, from the same values that --json prints."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """All sections that were measured."""
+    return "\n\n".join(TABLES[name](value) for name, value in found.items() if name in TABLES)
+
+
+def table(title: str, names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [f"### {title}", "", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def settings(values: Row) -> str:
+    return table("Settings", ("what", "value"), list(values.items()))
+
+
+def machine(values: Row) -> str:
+    rate = {"matrix rate": f"{values['matmul_flops'] / 1e9:,.0f} GFLOP/s"}
+    packages = ", ".join(f"{name} {number}" for name, number in values["packages"].items())
+    plain = {key: value for key, value in values.items() if key not in ("matmul_flops", "packages")}
+    return table("Machine", ("what", "value"), list({**plain, "packages": packages, **rate}.items()))
+
+
+def contenders(title: str) -> Callable[[Sequence[Row]], str]:
+    """The table of a section whose rows are contenders."""
+    names = ("contender", "s per frame and step", "CPU s", "times ours", "by CPU", "peak GiB", "first run s")
+
+    def laid_out(rows: Sequence[Row]) -> str:
+        lines = [
+            (
+                row["contender"],
+                f"{row['seconds_per_frame_step']:.4f}",
+                f"{row['cpu_seconds_per_frame_step']:.4f}",
+                f"{row['times_ours']:.2f}",
+                f"{row['cpu_times_ours']:.2f}",
+                f"{row['peak_gib']:.2f}",
+                f"{row['first_run_s']:.1f}",
+            )
+            for row in rows
+        ]
+        return table(title, names, lines)
+
+    return laid_out
+
+
+def length(rows: Sequence[Row]) -> str:
+    names = ("frames", "frames of all windows", "s per window-frame", "CPU s", "peak GiB")
+    lines = [
+        (
+            row["frames"],
+            row["window_frames"],
+            f"{row['seconds_per_window_frame']:.4f}",
+            f"{row['cpu_seconds_per_window_frame']:.4f}",
+            f"{row['peak_gib']:.3f}",
+        )
+        for row in rows
+    ]
+    return table("Cost against length", names, lines)
+
+
+def stages(values: Row) -> str:
+    title = f"Stages of a render of {values['frames']} frames in {values['steps']} steps"
+    lines = [
+        (name, f"{values['seconds'][name]:.4f}", f"{100 * share:.1f} %")
+        for name, share in values["share"].items()
+    ]
+    work = ", ".join(f"{name} {value:,.1f}" for name, value in values["gflop_per_frame"].items())
+    rates = ", ".join(f"{name} {value / 1e9:,.1f}" for name, value in values["rate"].items())
+    note = (
+        "Seconds: text and pictures once a render, hint, decode and write once a frame, the others once a "
+        f"frame and step.\nGFLOP of one frame: {work}. Reached, GFLOP/s: {rates}."
+    )
+    return f"{table(title, ('stage', 's', 'share'), lines)}\n\n{note}"
+
+
+def startup(rows: Sequence[Row]) -> str:
+    lines = [(row["what"], f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}") for row in rows]
+    return table("Start-up", ("what", "s", "CPU s"), lines)
+
+
+TABLES: dict[str, Callable[[Any], str]] = {
+    "settings": settings,
+    "machine": machine,
+    "window": contenders("One window"),
+    "long": contenders("Several windows"),
+    "length": length,
+    "stages": stages,
+    "startup": startup,
+}

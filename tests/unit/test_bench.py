@@ -1,0 +1,111 @@
+"""Laws of the benchmark: what is counted, compared and laid out. Nothing depends on how fast anything is."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dreamoving_cli.bench import sections
+from dreamoving_cli.bench.contenders import Job, Runs
+from dreamoving_cli.bench.report import report
+from dreamoving_cli.bench.sizes import WIDTHS, Task, bench_config
+from dreamoving_cli.cli import app
+from dreamoving_cli.windows import Windows
+
+TINY = Task("tiny", 2, (64, 64), 1)
+
+
+def runs(engine: str, seconds: list[float], cpu: float = 1.0) -> Runs:
+    return Runs(Job(engine, TINY), seconds, [cpu] * len(seconds), 2**30, 0.5)
+
+
+def test_ratios_are_of_medians_and_above_one_where_ours_is_faster() -> None:
+    ours, theirs = sections.rows([runs("dreamoving", [1, 1, 9]), runs("diffusers", [3, 2, 90], 4.0)])
+    assert ours["times_ours"] == 1
+    assert theirs["times_ours"] == 3
+    assert theirs["cpu_times_ours"] == 4
+    assert theirs["seconds_per_frame_step"] == 3 / (TINY.frames * TINY.steps)
+    assert theirs["peak_gib"] == 1
+
+
+def test_frames_of_all_windows_are_counted_as_the_engine_places_them() -> None:
+    task = replace(TINY, frames=40, steps=3, window=16, overlap=4)
+    placed = Windows(40, 16, 4)
+    assert sections.window_frames(task) == sum(len(w) for s in range(3) for w in placed.windows_at(s))
+    assert sections.window_frames(replace(TINY, steps=5)) == TINY.frames * 5
+
+
+def test_contenders_stay_in_memory_together_only_where_they_fit() -> None:
+    jobs = [Job(engine, replace(TINY, width="full")) for engine in ("dreamoving", "diffusers")]
+    assert not sections.fits(jobs, 16 * 2**30)
+    assert sections.fits(jobs, 64 * 2**30)
+    assert sections.fits([Job("dreamoving", TINY)] * 3, 2**30)
+
+
+def test_shares_of_a_render_weigh_steps_and_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (*sections.STEP_SHARES, *sections.ONCE_A_FRAME, *sections.ONCE)
+    flop = {"unet": 8e9, "motion": 1e9, "control": 2e9, "decode": 3e9}
+    told = {"seconds": dict.fromkeys(names, 0.5), "flop": flop}
+    monkeypatch.setattr(sections, "once", lambda what, **values: told)
+    found = sections.stages(sections.Bench(TINY, TINY, (), 1, 0))
+    assert sum(found["share"].values()) == pytest.approx(1)
+    assert found["share"]["unet"] == pytest.approx(found["steps"] * found["share"]["decode"])
+    assert found["share"]["decode"] == pytest.approx(found["frames"] * found["share"]["text"])
+    assert found["rate"]["unet"] == pytest.approx(16e9)
+
+
+def test_full_width_is_stable_diffusion() -> None:
+    """The counts of the public files: U-Net 859.5 M, motion module v2 454.4 M less its stored tables."""
+    from accelerate import init_empty_weights
+
+    from dreamoving_cli.models.motion import MotionBlock
+    from dreamoving_cli.models.unet import VideoUNet
+
+    config = bench_config("full")
+    with init_empty_weights():
+        net = VideoUNet(config.unet, config.motion)
+    assert sum(p.numel() for p in net.unet.parameters()) == 859_520_964
+    assert net.motion is not None
+    widths = [block.proj_in.out_features for block in net.motion.modules() if isinstance(block, MotionBlock)]
+    tables = 2 * 32 * sum(widths)  # two attentions a block, 32 frames
+    assert sum(p.numel() for p in net.motion.parameters()) + tables == 454_417_600
+
+
+def test_the_counter_sees_the_work_grow_with_the_picture() -> None:
+    """Convolutions and projections grow with the cells, attention faster; counted without any weights."""
+    from dreamoving_cli.bench.machine import work
+
+    small, large = work("tiny", 2, (64, 64)), work("tiny", 2, (128, 128))
+    assert set(small) == {"unet", "motion", "control", "decode"}
+    for name in small:
+        assert 3 < large[name] / small[name] < 8
+    assert all(width in WIDTHS for width in ("full", "half", "tiny"))
+
+
+def test_every_section_has_a_table() -> None:
+    row = {"seconds_per_window_frame": 1.0, "cpu_seconds_per_window_frame": 1.0, "peak_gib": 0.1}
+    found: dict[str, Any] = {
+        "machine": {"name": "some processor", "matmul_flops": 2e9, "packages": {"torch": "2"}},
+        "settings": {"width": "tiny"},
+        "window": sections.rows([runs("dreamoving", [1.0]), runs("diffusers", [2.0])]),
+        "length": [{"frames": 16, "window_frames": 20, **row}],
+        "startup": [{"what": "--help", "seconds": 0.1, "cpu_seconds": 0.1}],
+    }
+    text = report(found)
+    assert "| diffusers | 1.0000 |" in text
+    assert "| matrix rate | 2 GFLOP/s |" in text
+    assert text.count("\n|---") == len(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--only", "widow"], "section is 'widow'. Choose window"),
+        (["--rounds", "0"], "rounds is 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *words])
+    assert result.exit_code == 2
+    assert said in result.output
