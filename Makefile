@@ -58,7 +58,7 @@ fix: $(VENV)/.dev ## repair style where a tool can
 	$(BIN)/ruff format .
 
 goldens: $(VENV)/.dev ## our modules against the reference's goldens
-	$(BIN)/python tests/goldens/check.py tests/goldens/*.safetensors
+	$(BIN)/python tests/goldens/check.py tests/goldens/*.safetensors tests/goldens/*.json
 
 bench: $(VENV)/.run ## speed and memory of this machine, beside diffusers (ARGS=--quick)
 	$(BIN)/dreamoving bench $(ARGS)

@@ -10,6 +10,7 @@ DATA = PACKAGE / "_data" if (PACKAGE / "_data").is_dir() else PACKAGE.parent  # 
 PRESETS = DATA / "presets"
 LOCK = DATA / "models.lock"
 MINI = PACKAGE / "mini"  # the embedded model pack: config.json and *.safetensors
+MINI_CAPTIONER = PACKAGE / "caption" / "mini"  # the embedded captioner
 
 
 def weight_cache() -> Path:

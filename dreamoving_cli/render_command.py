@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from dreamoving_cli.errors import UsageError
 from dreamoving_cli.flags import overrides, preset_flags
-from dreamoving_cli.options import RenderOptions, load_preset
+from dreamoving_cli.options import RenderOptions, load_preset, preset_names
 from dreamoving_cli.outputs import candidates, output_path, record_path, with_seed
 from dreamoving_cli.terminal import (
     RUN,
@@ -45,6 +46,18 @@ VRAM = typer.Option(
     rich_help_panel=RUN,
     help="Memory mode: auto (what fits), high (fastest), low (one window at a time), min (layer by layer).",
 )
+CAPTION = typer.Option(
+    "--caption",
+    rich_help_panel="Look",
+    help="Where no prompt is given, word the driving footage's scene and action: auto (if MiniGPT-v2 is "
+    "here), off, force (with the miniature too).",
+)
+PROMPT_FILE = typer.Option(
+    "--prompt-file",
+    rich_help_panel="Look",
+    show_default=False,
+    help="The prompt as a text, or as 'dreamoving caption' wrote it.",
+)
 DTYPE = typer.Option("--dtype", rich_help_panel=RUN, help="Precision: auto, fp32, bf16, fp16.")
 
 
@@ -55,6 +68,8 @@ def render(
     device: Annotated[str, DEVICE] = "auto",
     vram: Annotated[str, VRAM] = "auto",
     dtype: Annotated[str, DTYPE] = "auto",
+    caption: Annotated[str, CAPTION] = "auto",
+    prompt_file: Annotated[Path | None, PROMPT_FILE] = None,
     dry_run: Annotated[bool, switch("--dry-run", "Print the plan and stop.")] = False,
     skip_existing: Annotated[
         bool, switch("--skip-existing", "Done at once if this very render is there.")
@@ -70,7 +85,14 @@ def render(
     **flags: Any,
 ) -> None:
     """Render one video and print where it is."""
-    options = chosen_options(preset, overrides(flags))
+    given = overrides(flags)
+    options = chosen_options(preset, given)
+    written = "prompt" in given
+    if written and (prompt_file is not None or caption == "force"):
+        raise UsageError("--prompt is given beside --prompt-file or --caption force", "Give one of them.")
+    if caption == "auto" and (written or (preset is not None and preset not in preset_names())):
+        caption = "off"  # the record beside a video has its own prompt
+    options = with_prompt(options, prompt_file, caption, device)
     for note in unused(options):
         say(note)
     if skip_existing and (done := already_made(options, out)):
@@ -112,6 +134,25 @@ def chosen_options(preset: str | None, given: Mapping[str, Any]) -> RenderOption
         return load_preset(preset, given)
     suits = "mini" if given.get("model", "auto") in ("auto", "mini") else "quality"
     return load_preset(suits, {"model": "auto", **given})
+
+
+def with_prompt(options: RenderOptions, file: Path | None, caption: str, device: str) -> RenderOptions:
+    """The options with the prompt of a file, or of the footage where that is wanted; says which."""
+    from dreamoving_cli.caption.files import read_prompt
+    from dreamoving_cli.caption.for_render import footage_prompt
+    from dreamoving_cli.progress import progress
+
+    if file is not None:
+        options = options.replace(prompt=read_prompt(file))
+        say(f"prompt, from {file}: {options.prompt}")
+        return options
+    with progress() as on_progress:
+        prompt, note = footage_prompt(
+            options, caption, device, lambda done, total: on_progress("caption", done, total)
+        )
+    if note:
+        say(note)
+    return options if prompt is None else options.replace(prompt=prompt)
 
 
 def unused(options: RenderOptions) -> list[str]:

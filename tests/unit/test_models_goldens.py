@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-FILES = sorted(GOLDENS.glob("*.safetensors"))
+FILES = sorted([*GOLDENS.glob("*.safetensors"), *GOLDENS.glob("*.json")])
 WEIGHTS = {  # a weight of each file whose change must show
     "A4_tiny_controlnet_original": "weights.control_model.middle_block_out.0.weight",
     "B1_temporal_module_c64_len32_f16": "weights.temporal_transformer.transformer_blocks.0.ff.net.2.weight",
@@ -25,13 +25,17 @@ WEIGHTS = {  # a weight of each file whose change must show
     ),
     "B2_ip_attention": "weights.adapterB.to_v_ip.weight",
     "B2_ip_projections": "FaceIDProjPlusModel.weights.perceiver_resampler.proj_out.weight",
+    "B3_minigptv2_tiny": "weights.eva.blocks.1.attn.v_bias",
 }
 OUTPUTS = {
+    "A5_zoe_postprocess": "infer.out_pad_and_flip",
     "A4_tiny_controlnet_original": "out.04",
     "B1_temporal_module_c64_len32_f16": "mid.attn1_out",
     "B1_tiny_unet3d_v2_inflated_groupnorm": "out.sample",
     "B2_ip_attention": "out.A_plus_B",
     "B2_ip_projections": "ImageProjModel.out.uncond_zeros",
+    "B3_minigptv2_tiny": "out.train_loss",
+    "B3_minigptv2_preprocess": "out.pixel_values_every_4th",
     "B4_dwpose_draw": "out.rgb_uint8",
     "B4_dwpose_reorder": "out.keypoints134",
 }
@@ -103,6 +107,19 @@ def test_an_output_that_is_not_computed_is_noticed(
     source = GOLDENS / "B1_temporal_module_c64_len32_f16.safetensors"
     assert check.main([changed(source, tmp_path, add)]) == 1
     assert "out.more is not computed here" in capsys.readouterr().out
+
+
+def test_a_perturbed_adapter_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = "weights.minigpt_ckpt.llama_model.base_model.model.model.layers.2.self_attn.v_proj.lora_B.weight"
+    assert check.main([changed(GOLDENS / "B3_minigptv2_tiny.safetensors", tmp_path, nudge(key, 0.2))]) == 1
+    assert "out.logits differs by" in capsys.readouterr().out
+
+
+def test_changed_words_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (GOLDENS / "B3_minigptv2_text.json").read_text(encoding="utf-8")
+    (tmp_path / "words.json").write_text(text.replace("127.5", "128.5", 1), encoding="utf-8")
+    assert check.main([str(tmp_path / "words.json")]) == 1
+    assert "boxes of '<p>a young woman" in capsys.readouterr().out
 
 
 def test_a_lost_weight_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,196 @@
+"""`dreamoving caption`, and the prompt of a render, with a random captioner."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dreamoving_cli import paths
+from dreamoving_cli.caption import for_render, models
+from dreamoving_cli.caption.describe import Describer
+from dreamoving_cli.caption.models import Chosen
+from dreamoving_cli.cli import app
+from dreamoving_cli.errors import DeviceMemoryError
+from dreamoving_cli.models.minigpt.load import save_captioner
+from dreamoving_cli.options import RenderOptions
+from tests.captioners import random_captioner
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captioner")
+    save_captioner(random_captioner(), folder)
+    return folder
+
+
+@pytest.fixture
+def run(captioner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DREAMOVING_CACHE", str(tmp_path / "cache"))
+    return lambda *words: CliRunner().invoke(app, ["caption", "--model", str(captioner), *map(str, words)])
+
+
+@pytest.fixture
+def clip(make_video: Callable[..., Path]) -> Path:
+    return make_video("clip.mp4", 24)
+
+
+def test_a_video_in_words(run: Callable[..., Any], clip: Path) -> None:
+    result = run(clip, "--frames", 3, "--format", "json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [frame["frame"] for frame in told["frames"]] == [4, 12, 20]
+    assert told["model"]
+    assert told["prompt"].startswith("[grounding] describe this frame")
+    assert run(clip, "--frames", 3, "--format", "json").stdout == result.stdout
+    assert "model: " in result.stderr
+    drawn = [run(clip, "--frames", 1, "--sample", "--seed", seed).stdout for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_run_that_was_cut_off_goes_on(
+    run: Callable[..., Any], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked = tmp_path / "captions.jsonl", Describer.answers
+    seen: list[int] = []
+
+    def cut_off(self: Describer, shown: list[np.ndarray], group: Any) -> list[str]:
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        seen.append(len(group))
+        return asked(self, shown, group)
+
+    monkeypatch.setattr(Describer, "answers", cut_off)
+    assert run(clip, "--every", 0.1, "--out", out).exit_code == 130
+    assert not out.exists()
+    monkeypatch.setattr(Describer, "answers", asked)
+    again = Describer.batches
+    left: list[int] = []
+
+    def counted(self: Describer, path: Path, wanted: Any) -> Any:
+        left.append(len(wanted))
+        return again(self, path, wanted)
+
+    monkeypatch.setattr(Describer, "batches", counted)
+    result = run(clip, "--every", 0.1, "--out", out)
+    assert result.stdout.strip() == str(out)
+    frames = out.read_text().splitlines()
+    assert left == [len(frames) - seen[0]]
+    assert sorted(p.name for p in tmp_path.glob("captions*")) == ["captions.jsonl"]
+    assert run(clip, "--out", out).exit_code == 6
+    assert run(clip, "--out", out, "--skip-existing").exit_code == 0
+    assert run(clip, "--out", out, "--overwrite").exit_code == 0
+
+
+def test_of_many_the_broken_one_is_named(run: Callable[..., Any], clip: Path, text_video: Path) -> None:
+    text_video.rename(clip.with_name("broken.mp4"))
+    Image.fromarray(np.full((30, 40, 3), 200, np.uint8)).save(clip.with_name("photo.png"))
+    result = run(clip.parent, "--format", "csv")
+    assert result.exit_code == 3
+    assert "broken.mp4" in result.stderr
+    assert "1 of 3 inputs failed" in result.stderr
+    assert len(result.stdout.splitlines()) == 1 + 4 + 1
+
+
+def test_the_preview_shows_frames(run: Callable[..., Any], clip: Path, tmp_path: Path) -> None:
+    result = run(clip, "--preview", tmp_path / "boxes.png", "--grounding", "plain")
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "boxes.png").size == (4 * 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (("absent.mp4",), 3, "absent.mp4"),
+        (("*.png",), 3, "no picture or video"),
+        (("clip", "--frames", "0"), 2, "frames is 0"),
+        (("clip", "--every", "x"), 2, "every is 'x'"),
+        (("clip", "--every", "1", "--frames", "2"), 2, "Give one of them"),
+        (("clip", "--format", "xml"), 2, "Choose text, json"),
+        (("clip", "--grounding", "no"), 2, "Choose boxes or plain"),
+        (("clip", "--model", "gpt"), 2, "Choose auto, minigpt-v2"),
+        (("clip", "--model", "minigpt-v2"), 4, "dreamoving models pull eva_vit_g"),
+    ],
+)
+def test_refusals(
+    words: tuple[str, ...], code: int, sentence: str, run: Callable[..., Any], clip: Path
+) -> None:
+    result = run(*(str(clip) if word == "clip" else word for word in words))
+    assert result.exit_code == code, result.output
+    assert sentence in result.stderr
+
+
+def test_memory_is_told_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from dreamoving_cli import device
+    from dreamoving_cli.models.minigpt import checkpoint
+
+    monkeypatch.setattr(checkpoint, "count_weights", lambda files: 7 * 10**9)
+    files: Any = None
+    monkeypatch.setattr(device, "available_gib", lambda on: 20.0)
+    told = models.fits(files, torch.device("cpu"), torch.bfloat16)
+    assert told == "14.5 GiB in bfloat16 on cpu (20.0 GiB free)"
+    with pytest.raises(
+        DeviceMemoryError, match=r"27.6 GiB in float32, and 20.0 GiB are free on cpu.*--dtype bf16"
+    ):
+        models.fits(files, torch.device("cpu"), torch.float32)
+
+
+SAID = "a woman in a red dress is dancing, full body, before a plain gray background"
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, captioner: Path) -> None:
+    """A captioner that says SAID."""
+    monkeypatch.setattr(paths, "MINI_CAPTIONER", captioner)
+    monkeypatch.setattr(models, "MINI_CAPTIONER", captioner)
+    monkeypatch.setattr(Describer, "answers", lambda self, shown, group: [SAID] * len(group))
+
+
+@pytest.mark.usefixtures("said")
+def test_a_render_takes_the_scene_from_its_driver(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREAMOVING_CACHE", str(tmp_path / "cache"))
+    options = RenderOptions(pose=clip)
+    prompt, note = for_render.footage_prompt(options, "force")
+    assert prompt == "a person is dancing, full body, before a plain gray background"
+    assert "clip.mp4 (model: mini" in note
+    assert for_render.footage_prompt(options, "auto") == (None, "")  # MiniGPT-v2 is not here
+    assert for_render.footage_prompt(options, "off") == (None, "")
+    assert for_render.footage_prompt(options.replace(pose_kind="map"), "auto") == (None, "")
+
+
+@pytest.mark.usefixtures("said")
+@pytest.mark.parametrize("mode", ["auto", "force"])
+def test_where_minigpt_is_here_it_is_asked(mode: str, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    full = Chosen(models.FULL, Path(), torch.device("cpu"), torch.float32, "model: minigpt-v2, 14.5 GiB")
+    monkeypatch.setattr(for_render, "is_installed", lambda: True)
+    monkeypatch.setattr(for_render, "choose_captioner", lambda model, device: full)
+    prompt, note = for_render.footage_prompt(RenderOptions(pose=clip), mode)
+    assert prompt is not None
+    assert "dress" not in prompt
+    assert "14.5 GiB" in note
+
+
+@pytest.mark.usefixtures("said")
+def test_the_prompt_is_shown_and_planned(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["render", "--pose", str(clip), "--pose-kind", "map", "--dry-run"]
+    (tmp_path / "prompt.txt").write_text("on a beach\n")
+    result = CliRunner().invoke(app, [*words, "--prompt-file", "prompt.txt"])
+    assert "prompt, from prompt.txt: on a beach" in result.stderr
+    both = CliRunner().invoke(app, [*words, "--prompt-file", "prompt.txt", "--prompt", "in a park"])
+    assert both.exit_code == 2
+    wrong = CliRunner().invoke(app, [*words, "--caption", "no"])
+    assert (wrong.exit_code, "Choose auto, off, force" in wrong.stderr) == (2, True)
+    nothing = CliRunner().invoke(app, [*words, "--caption", "force"])
+    assert (nothing.exit_code, "no footage to caption" in nothing.stderr) == (2, True)
