@@ -89,12 +89,17 @@ def captioner(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 6000,
     drawn: Annotated[int, typer.Option(min=1, help="People rendered beside those of the clips.")] = 2500,
+    side: Annotated[int, typer.Option(min=28, help="Pixels a side, a multiple of 28.")] = 112,
+    width: Annotated[int, typer.Option(min=32, help="Of its transformers, a multiple of 32.")] = 64,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Train the embedded captioner on synthetic people; a run that was cut off goes on."""
     from dreamoving_cli.train.captioner import CaptionRun, train_captioner
 
-    typer.echo(train_captioner(CaptionRun(clips, out, steps=steps, drawn=drawn, seed=seed)))
+    typer.echo(
+        train_captioner(CaptionRun(clips, out, steps, lr=lr, side=side, width=width, drawn=drawn, seed=seed))
+    )
 
 
 @app.command("captioner-report")

@@ -30,6 +30,7 @@ from dreamoving_cli.train.synth import HELD_OUT
 from dreamoving_cli.whole import whole_file
 
 FRAMES_A_CLIP = 6
+SIDE = 168  # pixels, of the stored pictures
 SHIFT = 0.12  # of the picture, by which a person is moved sideways
 
 
@@ -82,7 +83,7 @@ def squashed(picture: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(cv2.resize(np.ascontiguousarray(picture), (side, side), interpolation=cv2.INTER_AREA))
 
 
-def prepare(out: Path, clips: Path | None, drawn: int, scenes: int, side: int) -> None:
+def prepare(out: Path, clips: Path | None, drawn: int, scenes: int) -> None:
     """Write people, scenes and facts into `out` unless they are there."""
     if (out / "facts.json").exists():
         return
@@ -90,17 +91,17 @@ def prepare(out: Path, clips: Path | None, drawn: int, scenes: int, side: int) -
     out.mkdir(parents=True, exist_ok=True)
     people, facts, plates, words = [], [], [], []
     for picture, told in people_of_clips(clips) if clips else ():
-        people.append(squashed(picture, side))
+        people.append(squashed(picture, SIDE))
         facts.append(told)
     for seed in range(drawn):
         picture, told = drawn_person(500_000 + seed)
-        people.append(squashed(picture, side))
+        people.append(squashed(picture, SIDE))
         facts.append(told)
     rng = np.random.default_rng(0)
     for _ in range(scenes):
         height, width = BUCKETS[int(rng.choice(len(BUCKETS), p=BUCKET_SHARES))]
         scene = random_scene(rng, height, width)
-        plates.append(squashed((np.clip(scene.picture, 0, 1) * 255).astype(np.uint8), side))
+        plates.append(squashed((np.clip(scene.picture, 0, 1) * 255).astype(np.uint8), SIDE))
         words.append(scene.words)
     np.save(out / "people.npy", np.stack(people))
     np.save(out / "scenes.npy", np.stack(plates))
@@ -111,7 +112,8 @@ def prepare(out: Path, clips: Path | None, drawn: int, scenes: int, side: int) -
 class PictureStore:
     """Endless pictures: any of the people before any of the scenes, moved and mirrored."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, side: int) -> None:
+        self.side = side
         self.people = np.load(folder / "people.npy", mmap_mode="r")
         self.scenes = np.load(folder / "scenes.npy", mmap_mode="r")
         told = json.loads((folder / "facts.json").read_text())
@@ -121,8 +123,8 @@ class PictureStore:
     def draw(self, rng: np.random.Generator) -> Example:
         """One picture."""
         i, j = int(rng.integers(len(self.people))), int(rng.integers(len(self.scenes)))
-        person, scene, facts = np.array(self.people[i]), np.array(self.scenes[j]), self.facts[i]
-        side = len(person)
+        person, scene = (squashed(array, self.side) for array in (self.people[i], self.scenes[j]))
+        facts, side = self.facts[i], self.side
         boxes = np.array([facts["box"], facts["torso"]])
         shift = int(rng.uniform(-SHIFT, SHIFT) * side)
         person, boxes[:, [0, 2]] = moved(person, shift), np.clip(boxes[:, [0, 2]] + shift / side, 0, 1)

@@ -50,21 +50,23 @@ class CaptionRun:
     steps: int = 6000
     batch: int = 16
     lr: float = 2e-3
+    side: int = 112  # pixels, a multiple of 28
+    width: int = 64  # of both transformers, a multiple of 32
     drawn: int = 2500  # people rendered beside those of the clips
     scenes: int = 1500
     save_every_s: float = 240.0
     seed: int = 0
 
 
-def mini_captioner(tokenizer: Tokenizer) -> CaptionerConfig:
-    """The embedded captioner's shape."""
+def mini_captioner(tokenizer: Tokenizer, side: int, width: int) -> CaptionerConfig:
+    """The embedded captioner's shape: pixels a side, and the width of both transformers."""
     llama = {
-        "vocab_size": len(tokenizer.pieces), "hidden_size": 96, "intermediate_size": 256,
-        "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 256,
+        "vocab_size": len(tokenizer.pieces), "hidden_size": width, "intermediate_size": 8 * width // 3,
+        "num_hidden_layers": 2, "num_attention_heads": width // 32, "max_position_embeddings": 256,
         "rms_norm_eps": 1e-5,
         "bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": None,
     }  # fmt: skip
-    vision = VisionConfig(side=168, width=96, depth=3, heads=3)
+    vision = VisionConfig(side=side, width=width, depth=3, heads=width // 32)
     return CaptionerConfig(
         name="mini", vision=vision, llama=llama, max_new_tokens=96, repetition_penalty=1.0, max_length=256
     )
@@ -123,9 +125,9 @@ class CaptionTrainer:
         torch.set_num_threads(1)
         self.tokenizer = learn_tokenizer(vocabulary(np.random.default_rng(run.seed)), WHOLE, VOCABULARY)
         torch.manual_seed(run.seed)
-        config = mini_captioner(self.tokenizer)
-        prepare(run.out / "pictures", run.clips, run.drawn, run.scenes, config.vision.side)
-        self.store = PictureStore(run.out / "pictures")
+        config = mini_captioner(self.tokenizer, run.side, run.width)
+        prepare(run.out / "pictures", run.clips, run.drawn, run.scenes)
+        self.store = PictureStore(run.out / "pictures", run.side)
         self.model, self.heads = Captioner(config, self.tokenizer), Heads(config.vision.width)
         start(self.model, self.store)
         self.around = self.model.prompt_ids(PROMPT)

@@ -22,8 +22,9 @@ def load_captioner(
     tokenizer = read_tokenizer(folder / TOKENIZER)
     with fast_init():
         model = Captioner(config, tokenizer)
-    load_exactly(model, read_weights(folder / WEIGHTS), source=str(folder / WEIGHTS))
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    weights = {name: value.to(dtype) for name, value in read_weights(folder / WEIGHTS).items()}
+    load_exactly(model, weights, source=str(folder / WEIGHTS))  # rotary tables stay in fp32
+    return model.to(device).eval().requires_grad_(False)
 
 
 def save_captioner(model: Captioner, folder: Path, dtype: torch.dtype = torch.float16) -> None:
