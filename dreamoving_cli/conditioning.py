@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from dreamoving_cli.controls import Control
@@ -20,7 +20,7 @@ from dreamoving_cli.models.layers import Prompt
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.sampling import PredictNoise
-from dreamoving_cli.windows import Window
+from dreamoving_cli.windows import Window, within
 
 EMBED_BLOCK = (
     16  # frames embedded at once, always the same ones together, so that bits do not depend on windows
@@ -53,16 +53,22 @@ class Prompts:
     unet: Layers
     controls: dict[str, Layers]  # by kind; text only
     guidance_scale: float
+    guidance_span: tuple[float, float] = (0.0, 1.0)  # shares of the steps between which guidance acts
 
     @property
     def branches(self) -> int:
         return 2 if self.guidance_scale > 1 else 1
 
-    def for_windows(self, count: int) -> tuple[Layers, dict[str, Layers]]:
-        """The same for a batch of `count` windows: b = (branch window)."""
-        if count == 1:
-            return self.unet, self.controls
-        return _repeat(self.unet, count), {k: _repeat(v, count) for k, v in self.controls.items()}
+    def scale_at(self, step: int, steps: int) -> float:
+        """The guidance scale at this step; 1 outside the span."""
+        return self.guidance_scale if within(self.guidance_span, step, steps) else 1.0
+
+    def for_windows(self, count: int, guided: bool = True) -> tuple[Layers, dict[str, Layers]]:
+        """The same for a batch of `count` windows: b = (branch window); cond alone where not guided."""
+        rows = slice(None) if guided else slice(-1, None)
+        return _for_rows(self.unet, rows, count), {
+            kind: _for_rows(layers, rows, count) for kind, layers in self.controls.items()
+        }
 
 
 @torch.inference_mode()
@@ -84,7 +90,8 @@ def encode_prompts(
     controls: dict[str, Layers] = {
         kind: [[(k, v, 1.0)] for k, v in net.text_keys(text)] for kind, net in pack.controlnets.items()
     }
-    return Prompts(layers, controls, options.guidance_scale)
+    span = options.guidance_start, options.guidance_end
+    return Prompts(layers, controls, options.guidance_scale, span)
 
 
 def image_layers(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> list[list[Prompt]]:
@@ -123,16 +130,17 @@ def make_predict_noise(
     @torch.inference_mode()
     def predict_noise(x: Tensor, t: Tensor, windows: Sequence[Window]) -> Tensor:
         """x: b c f h w, one window per row of b -> the same shape, fp32."""
-        unet_prompts, control_prompts = prompts.for_windows(len(windows))
-        rows = repeat(put(x, place), "b c f h w -> (g b) c f h w", g=prompts.branches)
-        at = t.to(place.device)
+        step = steps[float(t)]
+        guidance_scale = prompts.scale_at(step, len(steps))
+        unet_prompts, control_prompts = prompts.for_windows(len(windows), guidance_scale > 1)
+        x, at = put(x, place), t.to(place.device)
         residuals = [
-            e.net(rows, at, control_prompts[c.kind], e.rows(windows, prompts.branches), c.control_scale)
+            e.net(x, at, control_prompts[c.kind], e.rows(windows), c.control_scale)
             for c, e in zip(controls, embeddings, strict=True)
-            if c.acts_at(steps[float(t)], len(steps))
+            if c.acts_at(step, len(steps))
         ]
-        noise = pack.unet(rows, at, unet_prompts, add_residuals(residuals) if residuals else None)
-        return guide(noise.float(), prompts.guidance_scale)
+        noise = pack.unet(x, at, unet_prompts, add_residuals(residuals) if residuals else None)
+        return guide(noise.float(), guidance_scale)
 
     return predict_noise
 
@@ -173,11 +181,10 @@ class Embeddings:
             size_bytes = self._embed([0]).nbytes
         self.kept_bytes = size_bytes if size_bytes <= self.allowance else 0
 
-    def rows(self, windows: Sequence[Window], branches: int) -> Tensor:
-        """Embeddings of the windows' frames for every branch: (branch window frame) c h w."""
+    def rows(self, windows: Sequence[Window]) -> Tensor:
+        """Embeddings of the windows' frames: (window frame) c h w."""
         frames = [frame for window in windows for frame in window]
-        embedded = self._kept(frames) if self.kept_bytes else self._made(frames)
-        return repeat(embedded, "f c h w -> (g f) c h w", g=branches)
+        return self._kept(frames) if self.kept_bytes else self._made(frames)
 
     def _kept(self, frames: Sequence[int]) -> Tensor:
         return torch.stack([self._block(f // EMBED_BLOCK)[f % EMBED_BLOCK] for f in frames])
@@ -198,9 +205,12 @@ class Embeddings:
         return self.net.embed_control(rearrange(pictures, "f h w c -> 1 c f h w").to(place.dtype) / 255)
 
 
-def _repeat(layers: Layers, count: int) -> Layers:
-    """Keys and values (b = branch) for `count` windows in each branch."""
-    return [
-        [(k.repeat_interleave(count, 0), v.repeat_interleave(count, 0), strength) for k, v, strength in layer]
-        for layer in layers
-    ]
+def _for_rows(layers: Layers, rows: slice, count: int) -> Layers:
+    """Keys and values of these rows (b = branch), for `count` windows in each."""
+    if count == 1 and rows == slice(None):
+        return layers
+
+    def repeated(x: Tensor) -> Tensor:
+        return x[rows].repeat_interleave(count, 0)
+
+    return [[(repeated(k), repeated(v), strength) for k, v, strength in layer] for layer in layers]

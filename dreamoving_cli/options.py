@@ -12,13 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.frozen import OneOf, Options, field, unknown
@@ -210,6 +204,8 @@ class RenderOptions(Options):
     guidance_scale: float = field(
         2.0, "Look", "Classifier-free guidance; 1 is off and twice as fast.", strict=True, ge=1, le=30
     )
+    guidance_start: Share = field(0.0, "Look", "Share of the steps after which guidance begins.")
+    guidance_end: Share = field(1.0, "Look", "Share of the steps after which guidance ends: faster.")
     face_strength: Strength = field(1.0, "Look", "Weight of --face; 0 is off.")
     cloth_strength: Strength = field(1.0, "Look", "Weight of --cloth; 0 is off.")
     style_strength: Strength = field(1.0, "Look", "Weight of --style; 0 is off.")
@@ -269,6 +265,9 @@ class RenderOptions(Options):
             raise UsageError(
                 f"duration_s is {self.duration_s} and num_frames {self.num_frames}", "Give only one."
             )
+        if self.guidance_start >= self.guidance_end:
+            span = f"guidance_start is {self.guidance_start}, guidance_end {self.guidance_end}"
+            raise UsageError(span, "Choose a start below the end.")
         kinds = [control.kind for control in self.all_controls]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
         if twice:

@@ -16,6 +16,7 @@ from dreamoving_cli.conditioning import ImagePrompts, Place, Prompts, encode_pro
 from dreamoving_cli.controls import Control, footage_poses, open_controls, shot_cuts
 from dreamoving_cli.device import Machine, memory_errors
 from dreamoving_cli.errors import OutputError, UsageError
+from dreamoving_cli.media.ahead import ahead
 from dreamoving_cli.media.images import fit_square, read_image
 from dreamoving_cli.media.writer import check_output, output_path, write_video
 from dreamoving_cli.models.checkpoints.files import Recipe, read_tensors
@@ -79,16 +80,16 @@ def render(
             with open_controls(job.files, job.driver, job.size, checkpoint.poses) as controls:
                 inputs = prompts, controls
                 latents = denoise_clip(job, residency, inputs, checkpoint, on_progress, previews)
-            batches = decode(residency, latents, on_progress)
-            write_video(
-                output,
-                batches,
-                job.driver.fps,
-                audio=job.driver.audio,
-                codec=job.options.codec,
-                quality=job.options.quality,
-                overwrite=overwrite,
-            )
+            with closing(ahead(decode(residency, latents, on_progress))) as batches:
+                write_video(
+                    output,
+                    batches,
+                    job.driver.fps,
+                    audio=job.driver.audio,
+                    codec=job.options.codec,
+                    quality=job.options.quality,
+                    overwrite=overwrite,
+                )
     write_record(output, job.options, facts | {"vram": checkpoint.vram})
     checkpoint.remove()
     if previews is not None:

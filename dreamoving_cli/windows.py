@@ -76,6 +76,12 @@ class Windows:
         return [shot[phase::stride] for shot in shots for phase in range(min(stride, len(shot)))]
 
 
+def within(span: tuple[float, float], step: int, steps: int) -> bool:
+    """Whether all of this step (0 is the first) lies between these shares of all steps."""
+    start, end = span
+    return start <= step / steps and (step + 1) / steps <= end
+
+
 def static(num_frames: int, context_frames: int, context_overlap: int, step: int) -> list[Window]:
     """The same windows at every step; the last one is moved back to end on the last frame."""
     hop = context_frames - context_overlap

@@ -9,6 +9,7 @@ Its prompts are the text alone: `[[(k, v, 1.0)] for k, v in controlnet.text_keys
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from dreamoving_cli.models.config import MotionConfig, Span
 from dreamoving_cli.models.layers import (
     Pass,
     Prompt,
+    add,
+    count_rows,
     cross_attentions,
     down_walk,
     embed_time,
@@ -41,6 +44,7 @@ class VideoControlNet(nn.Module):
         self.controlnet: Any = ControlNetModel(**controlnet)
         self.motion = None if motion is None else MotionBlocks(self.controlnet, motion)
         self.resnet_norm: Span = resnet_norm
+        self.recompute = False  # training with less memory, see `Pass`
         # A small pack's hint encoder starts from patches: convolutions at full size cost more than all else.
         self.patch = math.isqrt(controlnet.get("conditioning_channels", 3) // 3)
 
@@ -64,10 +68,12 @@ class VideoControlNet(nn.Module):
         """Residuals (b f) c h w, down blocks first and the middle last, multiplied by `control_scale`.
 
         x: b c f h w. t: 0-d or (b,). prompts: one list per cross-attention. embedded: from `embed_control`.
+        Prompts of g b rows give residuals (g b f) c h w, but for those that do not depend on them.
         """
         net, motion = self.controlnet, self.motion if use_motion else None
         time = embed_time(net, torch.as_tensor(t, device=x.device), x.shape[0], x.dtype)
-        step = Pass(time, x.shape[2], in_walk(net, prompts), self.resnet_norm)
+        rows = count_rows(x.shape[0], prompts) * x.shape[2]
+        step = Pass(time, x.shape[2], in_walk(net, prompts), self.resnet_norm, self.recompute, rows)
         states = down_walk(net, motion, net.conv_in(fold(x)) + embedded, step)
         middle = mid_walk(net.mid_block, motion, states[-1], step)
         heads = [*net.controlnet_down_blocks, net.controlnet_mid_block]
@@ -77,4 +83,4 @@ class VideoControlNet(nn.Module):
 
 def add_residuals(residuals_per_control: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Sum of all ControlNets' residuals, level by level; each already carries its control_scale."""
-    return [sum(level[1:], start=level[0]) for level in zip(*residuals_per_control, strict=True)]
+    return [reduce(add, level) for level in zip(*residuals_per_control, strict=True)]

@@ -5,13 +5,14 @@ tokens `(b f) (h w) c` are a view of them. Nothing here holds weights: functions
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dreamoving_cli.models.config import Span
 
@@ -27,6 +28,8 @@ class Pass:
     num_frames: int
     prompts: Iterator[Sequence[Prompt]]  # next() at every cross-attention, in walk order
     resnet_norm: Span = "frame"
+    recompute: bool = False  # keep no activations inside a layer: the backward pass computes them again
+    rows: int = 0  # (b f) once the text has entered; more than before where guidance has several branches
 
 
 def fold(x: Tensor) -> Tensor:
@@ -37,6 +40,22 @@ def fold(x: Tensor) -> Tensor:
 def unfold(x: Tensor, num_frames: int) -> Tensor:
     """Frames as a dimension: (b f) c h w -> b c f h w."""
     return rearrange(x, "(b f) c h w -> b c f h w", f=num_frames)
+
+
+def with_rows(x: Tensor, rows: int) -> Tensor:
+    """x repeated up to this many rows: until the text enters, all branches of guidance are one."""
+    return x if len(x) >= rows else torch.cat([x] * (rows // len(x)))
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """The sum, with the branches of guidance if one of them has them; (b f) ... each."""
+    rows = max(len(x), len(y))
+    return with_rows(x, rows) + with_rows(y, rows)
+
+
+def count_rows(batch: int, prompts: Sequence[Sequence[Prompt]]) -> int:
+    """Rows of a batch once the text has entered: the prompts' if these are more, as with guidance."""
+    return max([batch, *(len(k) for layer in prompts[:1] for k, _, _ in layer)])
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -91,6 +110,7 @@ def transformer_block(block: Any, x: Tensor, step: Pass) -> Tensor:
     """Self-attention, cross-attention, feed-forward; x: (b f) n c."""
     x = x + self_attend(block.attn1, block.norm1(x))
     if block.attn2 is not None:
+        x = with_rows(x, step.rows)
         x = x + cross_attend(block.attn2, block.norm2(x), next(step.prompts), step.num_frames)
     return x + block.ff(block.norm3(x))
 
@@ -109,7 +129,7 @@ def transform(transformer: Any, x: Tensor, step: Pass) -> Tensor:
         x = rearrange(transformer.proj_out(x), "b (h w) c -> b c h w", h=height)
     else:
         x = transformer.proj_out(rearrange(x, "b (h w) c -> b c h w", h=height))
-    return x + residual
+    return add(x, residual)
 
 
 def group_norm(norm: nn.GroupNorm, x: Tensor, num_frames: int, span: Span) -> Tensor:
@@ -122,7 +142,7 @@ def resnet(block: Any, x: Tensor, step: Pass) -> Tensor:
     residual = x if block.conv_shortcut is None else block.conv_shortcut(x)
     x = block.conv1(block.nonlinearity(group_norm(block.norm1, x, step.num_frames, step.resnet_norm)))
     time = block.time_emb_proj(block.nonlinearity(step.time)).repeat_interleave(step.num_frames, dim=0)
-    x = x + rearrange(time, "b c -> b c 1 1")
+    x = x + rearrange(with_rows(time, len(x)), "b c -> b c 1 1")
     x = block.nonlinearity(group_norm(block.norm2, x, step.num_frames, step.resnet_norm))
     return (residual + block.conv2(block.dropout(x))) / block.output_scale_factor
 
@@ -143,6 +163,18 @@ def in_order(block: Any, motions: Iterable[Any] = ()) -> list[tuple[Any, Any, An
 
 def layer(parts: tuple[Any, Any, Any], x: Tensor, step: Pass) -> Tensor:
     """A resnet, then attention, then motion, as far as they are there; x: (b f) c h w."""
+    if not (step.recompute and torch.is_grad_enabled()):
+        return _layer(parts, x, step)
+    blocks = getattr(parts[1], "transformer_blocks", ())
+    prompts = [next(step.prompts) for block in blocks if block.attn2 is not None]
+
+    def again(x: Tensor, time: Tensor) -> Tensor:  # runs twice: each time with all its prompts before it
+        return _layer(parts, x, replace(step, time=time, prompts=iter(prompts), recompute=False))
+
+    return checkpoint(again, x, step.time, use_reentrant=False)
+
+
+def _layer(parts: tuple[Any, Any, Any], x: Tensor, step: Pass) -> Tensor:
     block, attention, motion = parts
     x = resnet(block, x, step)
     x = x if attention is None else transform(attention, x, step)
@@ -178,7 +210,7 @@ def up_walk(model: Any, motion: Any, x: Tensor, skips: list[Tensor], step: Pass)
     """The up blocks, taking `skips` from the end; x: (b f) c h w."""
     for level, block in enumerate(model.up_blocks):
         for parts in in_order(block, motion.at("up", level) if motion is not None else ()):
-            x = layer(parts, torch.cat([x, skips.pop()], dim=1), step)
+            x = layer(parts, torch.cat([x, with_rows(skips.pop(), len(x))], dim=1), step)
         for upsampler in block.upsamplers or ():
             x = upsample(upsampler, x, (skips[-1].shape[-2], skips[-1].shape[-1]))
     return x

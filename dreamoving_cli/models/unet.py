@@ -20,6 +20,8 @@ from dreamoving_cli.models.config import MotionConfig, Span
 from dreamoving_cli.models.layers import (
     Pass,
     Prompt,
+    add,
+    count_rows,
     cross_attentions,
     down_walk,
     embed_time,
@@ -30,6 +32,7 @@ from dreamoving_cli.models.layers import (
     prompt_keys,
     unfold,
     up_walk,
+    with_rows,
 )
 from dreamoving_cli.models.motion import MotionBlocks
 
@@ -44,6 +47,7 @@ class VideoUNet(nn.Module):
         self.unet: Any = UNet2DConditionModel(**unet)
         self.motion = None if motion is None else MotionBlocks(self.unet, motion)
         self.resnet_norm: Span = resnet_norm
+        self.recompute = False  # training with less memory, see `Pass`
 
     def text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the text for every cross-attention, down, mid, up; text: b l d -> b h l d."""
@@ -59,20 +63,23 @@ class VideoUNet(nn.Module):
     ) -> Tensor:
         """x: b c f h w. t: 0-d or (b,). prompts: one list per cross-attention, in `text_keys` order.
 
+        Prompts of g b rows, for g branches of guidance, give (g b) c f h w: what does not see them runs once.
+
         residuals: a ControlNet's, (b f) c h w, down blocks first and the middle last.
         """
         batch, num_frames = x.shape[0], x.shape[2]
         motion = self.motion if use_motion else None
         time = embed_time(self.unet, torch.as_tensor(t, device=x.device), batch, x.dtype)
-        step = Pass(time, num_frames, in_walk(self.unet, prompts), self.resnet_norm)
+        rows = count_rows(batch, prompts) * num_frames
+        step = Pass(time, num_frames, in_walk(self.unet, prompts), self.resnet_norm, self.recompute, rows)
 
         skips = down_walk(self.unet, motion, self.unet.conv_in(fold(x)), step)
         x = mid_walk(self.unet.mid_block, motion, skips[-1], step)
         if residuals is not None:
             *down, mid = residuals
-            skips = [skip + residual for skip, residual in zip(skips, down, strict=True)]
-            x = x + mid
+            skips = [add(skip, residual) for skip, residual in zip(skips, down, strict=True)]
+            x = add(x, mid)
         x = up_walk(self.unet, motion, x, skips, step)
 
         x = group_norm(self.unet.conv_norm_out, x, num_frames, self.resnet_norm)
-        return unfold(self.unet.conv_out(self.unet.conv_act(x)), num_frames)
+        return unfold(with_rows(self.unet.conv_out(self.unet.conv_act(x)), rows), num_frames)

@@ -1,12 +1,19 @@
 """Guidance, prompts for batches of windows, and control embeddings: kept or made anew, the same."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from dreamoving_cli.conditioning import Embeddings, ImagePrompts, encode_prompts, guide
+from dreamoving_cli.conditioning import (
+    Embeddings,
+    ImagePrompts,
+    encode_prompts,
+    guide,
+    make_predict_noise,
+)
 from dreamoving_cli.controls import Control
 from dreamoving_cli.models.load import Pack, build_pack
 from dreamoving_cli.models.tiny import tiny_config
@@ -45,6 +52,25 @@ def test_guidance_of_one_has_no_uncond_branch(pack: Pack) -> None:
         assert all(len(layer) == 1 for layer in prompts.controls["pose"])  # ControlNets see text only
 
 
+def test_outside_its_span_guidance_costs_nothing(pack: Pack) -> None:
+    """There the noise is the prompt's own, and the U-Net sees one row for it."""
+    controls, rows = [Control("pose", Noise())], []
+    pack.unet.unet.conv_out.register_forward_hook(lambda *seen: rows.append(len(seen[-1])))
+    timesteps, x = torch.tensor([800, 600, 400, 200]), torch.randn(1, 4, 3, 2, 2)
+
+    def noise(**options: Any) -> list[torch.Tensor]:
+        made = encode_prompts(pack, RenderOptions(prompt="a", **options), ImagePrompts())
+        predict = make_predict_noise(pack, made, controls, timesteps, 3)
+        return [predict(x, t, [[0, 1, 2]]) for t in timesteps]
+
+    alone, guided = noise(guidance_scale=1.0), noise(guidance_scale=3.0)
+    rows.clear()
+    partly = noise(guidance_scale=3.0, guidance_start=0.25, guidance_end=0.75)
+    assert rows == [3, 6, 6, 3]
+    for step, expected in enumerate([alone[0], guided[1], guided[2], alone[3]]):
+        torch.testing.assert_close(partly[step], expected, atol=1e-5, rtol=1e-4)
+
+
 def test_faceid_takes_the_identity_beside_the_picture() -> None:
     config = tiny_config()
     plus = {"projection": "faceid-plus-v2", "tokens": 4, "depth": 1, "dim_head": 16, "heads": 2, "ff_mult": 2}
@@ -70,6 +96,8 @@ def test_prompts_of_a_batch_repeat_each_branch_for_its_windows(pack: Pack) -> No
     k, many = prompts.unet[0][0][0], unet[0][0][0]
     assert torch.equal(many, torch.stack([k[0], k[0], k[0], k[1], k[1], k[1]]))
     assert controls["pose"][0][0][0].shape[0] == 6
+    alone, _ = prompts.for_windows(2, guided=False)
+    assert torch.equal(alone[0][0][0], torch.stack([k[1], k[1]]))
 
 
 def test_embeddings_are_the_same_kept_or_not(pack: Pack) -> None:
@@ -79,8 +107,8 @@ def test_embeddings_are_the_same_kept_or_not(pack: Pack) -> None:
         source = Noise()
         embeddings = Embeddings(Control("pose", source), pack.controlnets["pose"], 20 + 1, allowance)
         with torch.inference_mode():
-            results.append(embeddings.rows(windows, 2))
-            embeddings.rows(windows, 2)
+            results.append(embeddings.rows(windows))
+            embeddings.rows(windows)
         reads.append(len(source.seen) - 1)  # one frame is embedded to learn the size
     assert reads == [21, 40]
     torch.testing.assert_close(results[0], results[1])

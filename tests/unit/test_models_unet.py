@@ -23,6 +23,7 @@ TALL: dict[str, Any] = {  # three levels, two layers each, linear projections, t
     "use_linear_projection": True,
 }
 PLAIN_MIDDLE = {**CONFIG.unet, "mid_block_type": "UNetMidBlock2D"}
+LATE_TEXT = {**CONFIG.unet, "down_block_types": ["DownBlock2D", "DownBlock2D"]}  # as in the miniature
 T = torch.tensor([7, 501])
 
 
@@ -83,6 +84,39 @@ def test_one_time_serves_a_whole_batch() -> None:
     model = VideoUNet(CONFIG.unet, CONFIG.motion).eval()
     x, prompts = torch.randn(2, 4, 3, 4, 4), text_prompts(model, torch.randn(2, 6, 32))
     torch.testing.assert_close(model(x, torch.tensor(9), prompts), model(x, torch.tensor([9, 9]), prompts))
+
+
+@pytest.mark.parametrize(
+    "unet", [CONFIG.unet, TALL, PLAIN_MIDDLE, LATE_TEXT], ids=["tiny", "tall", "plain-middle", "late-text"]
+)
+@torch.no_grad()
+def test_branches_of_guidance_run_as_one_until_the_text_enters(unet: dict[str, Any]) -> None:
+    """Rows given once, with the prompts of two branches, equal rows repeated for both (in fp64)."""
+    config = CONFIG.model_copy(update={"unet": unet})
+    control = config.controlnet("pose") | {"mid_block_type": "UNetMidBlock2D"}
+    model, net = (
+        VideoUNet(unet, CONFIG.motion).eval().double(),
+        VideoControlNet(control, CONFIG.motion).eval().double(),
+    )
+    for weight in (*model.parameters(), *net.parameters()):
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    x, text, hint = (
+        torch.randn(*shape).double() for shape in ((2, 4, 3, 4, 4), (4, 6, 32), (2, 3, 3, 64, 64))
+    )
+    prompts, control_prompts, embedded = (
+        text_prompts(model, text),
+        text_prompts(net, text),
+        net.embed_control(hint),
+    )
+    t, rows = torch.tensor(7), []
+    model.unet.conv_in.register_forward_hook(lambda *seen: rows.append(len(seen[-1])))
+    once = model(x, t, prompts, net(x, t, control_prompts, embedded))
+    both = torch.cat([x, x])
+    twice = model(both, t, prompts, net(both, t, control_prompts, torch.cat([embedded, embedded])))
+    torch.testing.assert_close(once, twice, atol=1e-9, rtol=1e-7)
+    assert (twice[:2] - twice[2:]).abs().max() > 1e-3  # the branches differ
+    assert rows == [6, 12]
 
 
 @torch.no_grad()
