@@ -17,6 +17,7 @@ from dreamoving_cli import __version__
 from dreamoving_cli.bench_command import bench_app
 from dreamoving_cli.caption_command import caption_app
 from dreamoving_cli.dataset_command import dataset_app
+from dreamoving_cli.depth_command import depth_app
 from dreamoving_cli.errors import EXIT_INTERRUPTED, DeviceMemoryError, UserError
 from dreamoving_cli.models_command import models_app
 from dreamoving_cli.pose_command import pose_app
@@ -104,6 +105,7 @@ def render() -> None:
 
 
 app.add_typer(pose_app)
+app.add_typer(depth_app)
 app.add_typer(caption_app)
 app.add_typer(bench_app)
 app.add_typer(dataset_app, name="dataset", rich_help_panel="Train")

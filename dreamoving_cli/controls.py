@@ -5,16 +5,19 @@ read from their video when asked for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
 
 from dreamoving_cli.errors import InputError, UsageError
+from dreamoving_cli.extract.depth import ClipDepth, DepthStore, find_depth
+from dreamoving_cli.extract.depth_networks import DepthOptions, open_network
 from dreamoving_cli.extract.draw import draw_control
 from dreamoving_cli.extract.keypoints import FORMAT, Poses, load_poses
 from dreamoving_cli.media.video import MAX_DEFAULT_FPS, Clip, open_clip, probe
@@ -88,6 +91,19 @@ class PosePictures:
         return np.stack([draw_control(points[k], scores[k], source_size, *self.size) for k in picks])
 
 
+@dataclass(frozen=True)
+class DepthPictures:
+    """The depth of footage at the output's size and times."""
+
+    depth: ClipDepth
+    size: tuple[int, int]  # height, width
+
+    def read(self, frames: Sequence[int]) -> np.ndarray:
+        """uint8 f h w c; the last frame is held where the footage ends a frame early."""
+        last = self.depth.store.num_frames - 1
+        return self.depth.pictures([min(frame, last) for frame in frames], *self.size)
+
+
 def control_files(options: RenderOptions) -> list[ControlFile]:
     """The controls that act (scale 0 costs nothing), the driver first; refuses options without one."""
     given = [c for c in options.all_controls if c.control_scale > 0]
@@ -101,9 +117,11 @@ def control_files(options: RenderOptions) -> list[ControlFile]:
 
 
 def file_form(control: ControlOptions, path: Path, options: RenderOptions) -> str:
-    """What a control's file is: footage, map or json; told by what extract-pose wrote into it."""
-    if control.kind == "pose" and options.pose_kind != "auto":
-        return options.pose_kind
+    """What a control's file is: footage, map or json; told by what the extractors wrote into it."""
+    listed = control in options.controls  # not --pose or --depth
+    said = {"pose": options.pose_kind, "depth": options.depth_kind}.get(control.kind, "auto")
+    if said != "auto" and not listed:
+        return said
     if control.kind == "pose" and is_pose_file(path):
         return "json"
     from dreamoving_cli.extract import control_kind
@@ -113,12 +131,14 @@ def file_form(control: ControlOptions, path: Path, options: RenderOptions) -> st
         return "map"
     if told is not None:
         raise InputError(f"{path} holds {told} pictures", f"Give it as --control {told}=FILE.")
-    if control.kind == "pose":
-        return "footage"
-    if control.file is not None and control in options.controls:
+    if control.file is not None and control.kind != "pose" and listed:
         return "map"  # --control KIND=FILE says so
+    from dreamoving_cli.extract import EXTRACTORS
+
+    if control.kind in EXTRACTORS:
+        return "footage"
     raise InputError(
-        f"{path} is not marked as a {control.kind} map, and {control.kind} is not taken from footage yet",
+        f"{path} is not marked as a {control.kind} map, and {control.kind} is not taken from footage",
         f"If it is a map made elsewhere, give --control {control.kind}={path}.",
     )
 
@@ -161,7 +181,7 @@ def open_driver(options: RenderOptions, files: Sequence[ControlFile]) -> Driver:
 
 def footage_poses(files: Sequence[ControlFile], driver: Driver, on_frame: OnFrame) -> Poses | None:
     """The poses of raw footage at the output's rate, found once for the whole clip; None without footage."""
-    footage = [file for file in files if file.form == "footage"]
+    footage = [file for file in files if (file.control.kind, file.form) == ("pose", "footage")]
     if not footage:
         return None
     from dreamoving_cli.extract.pose import extract_pose
@@ -171,16 +191,53 @@ def footage_poses(files: Sequence[ControlFile], driver: Driver, on_frame: OnFram
 
 
 @contextmanager
+def footage_depth(
+    files: Sequence[ControlFile], driver: Driver, size: tuple[int, int], device: str, on_frame: OnFrame
+) -> Iterator[ClipDepth | None]:
+    """The depth of raw footage at the output's rate and size (height, width); None without footage.
+
+    Its distances wait in a file that nobody sees and that is gone at the end.
+    """
+    footage = [file for file in files if (file.control.kind, file.form) == ("depth", "footage")]
+    if not footage:
+        yield None
+        return
+    with TemporaryDirectory(prefix="dreamoving-") as folder:
+        with _open(footage[0].path, driver, size) as clip:
+            depth = _looked_at(clip, Path(folder), device, on_frame)
+        with closing(depth.store):
+            yield depth
+
+
+def _looked_at(clip: Clip, folder: Path, device: str, on_frame: OnFrame) -> ClipDepth:
+    """The clip's depth; its network does not outlive this, as the render needs the memory."""
+    network = open_network(DepthOptions(device=device))
+    shape = (clip.num_frames, *network.size(clip.height, clip.width))
+    store = DepthStore(folder / "distances", shape)
+    return find_depth(clip, network, store, on_frame=lambda done: on_frame(done, clip.num_frames))[0]
+
+
+@contextmanager
 def open_controls(
-    files: Sequence[ControlFile], driver: Driver, size: tuple[int, int], poses: Poses | None
+    files: Sequence[ControlFile],
+    driver: Driver,
+    size: tuple[int, int],
+    poses: Poses | None,
+    depth: ClipDepth | None = None,
 ) -> Iterator[list[Control]]:
-    """Every control with its pictures at `size` (height, width); files close at the end."""
+    """Every control with its pictures at `size` (height, width); files close at the end.
+
+    poses, depth: those of footage.
+    """
     with ExitStack() as stack:
         controls = []
         for file in files:
             c = file.control
             source: Source
-            if file.form == "footage":
+            if file.form == "footage" and c.kind == "depth":
+                assert depth is not None
+                source = DepthPictures(depth, size)
+            elif file.form == "footage":
                 assert poses is not None
                 source = PosePictures(poses, range(poses.num_frames), size)
             elif file.form == "json":
@@ -207,6 +264,12 @@ def shot_cuts(files: Sequence[ControlFile], driver: Driver, poses: Poses | None)
         return ()
     shots = np.searchsorted(saved.cuts, pose_picks(saved, driver), side="right")
     return tuple((np.flatnonzero(np.diff(shots)) + 1).tolist())
+
+
+def depth_cuts(controls: Sequence[Control]) -> tuple[int, ...]:
+    """As `shot_cuts`, by the depth of footage."""
+    sources = (control.source for control in controls)
+    return next((source.depth.cuts for source in sources if isinstance(source, DepthPictures)), ())
 
 
 @dataclass(frozen=True)

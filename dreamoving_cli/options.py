@@ -192,7 +192,8 @@ class RenderOptions(Options):
     pose_kind: Literal["auto", "footage", "map", "json"] = field(
         "auto", "Inputs", "What --pose is; auto: what extract-pose wrote into it, else footage."
     )
-    depth: Path | None = field(None, "Inputs", "A depth map video.")
+    depth: Path | None = field(None, "Inputs", "What is near and far: footage or a depth map video.")
+    depth_kind: Literal["auto", "footage", "map"] = field("auto", "Inputs", "As --pose-kind, of --depth.")
     controls: tuple[ControlOptions, ...] = field(
         (), "Inputs", "KIND=FILE[:SCALE[:START-END]]: a further control; repeatable.", "--control"
     )

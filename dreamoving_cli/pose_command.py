@@ -3,27 +3,32 @@
 Not here: any work (extract/pose_files.py).
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dreamoving_cli.errors import InputError, OutputError, UsageError, UserError
+from dreamoving_cli.errors import UsageError
+from dreamoving_cli.extraction_flags import (
+    DURATION,
+    FILES,
+    FPS,
+    SIZE,
+    START,
+    all_of,
+    in_folders,
+    is_done,
+    many,
+    option,
+    stretch_of,
+)
 from dreamoving_cli.terminal import RUN, Debug, Overwrite, Verbose, facts, say, show, switch
 
 if TYPE_CHECKING:
     from dreamoving_cli.extract.pose_files import Outputs, PoseJob, PoseResult
 
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
-PEOPLE, FILES, DRAWING = "Who and how", "Files", "Drawing and fit"
-
-
-def option(name: str, text: str, panel: str, **more: Any) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=panel, show_default=more.pop("shown", False), **more)
-
+PEOPLE, DRAWING = "Who and how", "Drawing and fit"
 
 SOURCE = typer.Argument(
     metavar="IN",
@@ -40,10 +45,6 @@ JSON = option("--json", "Also keep the keypoints, as data to edit and reuse.", F
 OPENPOSE = option("--openpose", "Also write OpenPose's JSON files into this folder.", FILES)
 COCO = option("--coco", "Also write COCO-WholeBody annotations.", FILES)
 PREVIEW = option("--preview", "Also write a sheet of frames with their poses.", FILES)
-SIZE = option("--size", "Look at the video at WIDTHxHEIGHT, cropped at its center.", FILES)
-FPS = option("--fps", "Frames a second (default: the video's own).", FILES)
-START = option("--start", "Begin here: seconds or M:SS.", FILES)
-DURATION = option("--duration", "Look at this much: seconds or M:SS.", FILES)
 DETECTOR = option("--detector", "auto, dwpose or light.", PEOPLE, shown=True)
 PERSON = option(
     "--person", "largest, central, all, or a number: 1 is the most prominent.", PEOPLE, shown=True
@@ -106,10 +107,9 @@ def extract_pose(
     With keypoints as input, draw, convert or fit them.
     """
     from dreamoving_cli.extract.draw import PARTS, Style
-    from dreamoving_cli.extract.pose_files import Outputs, PoseJob, Stretch
+    from dreamoving_cli.extract.pose_files import Outputs, PoseJob
     from dreamoving_cli.extract.repair import RepairOptions
     from dreamoving_cli.extract.settings import PoseOptions
-    from dreamoving_cli.options import frame_rate, picture_size
 
     if metrics not in (None, "text", "json"):
         raise UsageError(f"metrics is '{metrics}'", "Choose text or json.")
@@ -118,10 +118,7 @@ def extract_pose(
         raise UsageError(
             f"draw is '{draw}', and nobody has {sorted(unknown)}", f"Choose some of: {', '.join(PARTS)}."
         )
-    width, height = map(int, picture_size(size).split("x")) if size else (0, 0)
-    rate = frame_rate(None if fps == "source" else fps)
-    begin, length = moment("start", start), moment("duration", duration) if duration else None
-    stretch = Stretch(Fraction(rate) if rate else None, begin, length, (height, width) if size else None)
+    stretch = stretch_of(size, fps, start, duration)
     repair = RepairOptions(not raw, "none" if raw else smoothing, fill)
     options = PoseOptions(
         detector, person, whole_body, max_people, detect_every, person_network, pose_network, repair
@@ -134,18 +131,10 @@ def extract_pose(
     if videos is None:
         one(Path(source), job, metrics, skip_existing)
         return
-    jobs = [(video, replace(job, outputs=in_folders(outputs, video))) for video in videos]
-    all_of(jobs, metrics, skip_existing)
-
-
-def moment(name: str, text: str) -> Fraction:
-    """Exact seconds of "2.5" or "1:02.5"."""
-    from dreamoving_cli.options import seconds
-
-    try:
-        return Fraction(seconds(text))
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"{name} is '{text}'", "Give seconds or M:SS, such as 2.5 or 1:02.5.") from error
+    folders = facts(outputs)
+    jobs = [replace(job, outputs=Outputs(**in_folders(folders, SUFFIXES, video))) for video in videos]
+    each = [(video, job.outputs.paths()) for video, job in zip(videos, jobs, strict=True)]
+    all_of(each, lambda k: one(videos[k], jobs[k], metrics, skip_existing))
 
 
 def only_keypoints(outputs: "Outputs") -> "Outputs":
@@ -157,72 +146,7 @@ def only_keypoints(outputs: "Outputs") -> "Outputs":
     return replace(outputs, map=None, keypoints=outputs.map)
 
 
-def many(source: str) -> list[Path] | None:
-    """The videos of a folder or a pattern, sorted; None where IN is one thing."""
-    path = Path(source)
-    if path.exists() and not (path.is_dir() and not any(path.glob("*_keypoints.json"))):
-        return None
-    if path.is_dir():
-        found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEOS]
-    elif any(mark in source for mark in "*?["):
-        found = sorted(matching(path))
-    else:
-        return None
-    if not found:
-        raise InputError(f"no video is in '{source}'", "Check the folder or the pattern.")
-    return found
-
-
-def matching(pattern: Path) -> Iterator[Path]:
-    """Files that a pattern names, hidden ones left out."""
-    import glob
-
-    for name in glob.glob(str(pattern), recursive=True):  # noqa: PTH207 (absolute patterns too)
-        if Path(name).is_file():
-            yield Path(name)
-
-
-def in_folders(outputs: "Outputs", video: Path) -> "Outputs":
-    """The outputs of one of many videos: what was named is a folder, the file is named after the video."""
-    suffixes = {
-        "map": ".pose.mp4",
-        "keypoints": ".json",
-        "openpose": "",
-        "coco": ".coco.json",
-        "preview": ".png",
-    }
-    named = {}
-    for name, suffix in suffixes.items():
-        folder = getattr(outputs, name)
-        if folder is None:
-            continue
-        if folder.suffix:
-            raise UsageError(f"'{folder}' is one file for many videos", "Name a folder.")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{folder} cannot be made ({error.strerror})", "Choose another folder."
-            ) from error
-        named[name] = folder / f"{video.stem}{suffix}"
-    return replace(outputs, **named)
-
-
-def all_of(jobs: "list[tuple[Path, PoseJob]]", metrics: str | None, skip_existing: bool) -> None:
-    """One after the other; who fails is named, the others are made, the first failure is the exit code."""
-    paths = [path for _, job in jobs for path in job.outputs.paths()]
-    if len(set(paths)) < len(paths):
-        raise UsageError("two of the videos have one name", "Extract them into different folders.")
-    failures: list[UserError] = []
-    for video, job in jobs:
-        try:
-            one(video, job, metrics, skip_existing)
-        except UserError as error:
-            failures.append(error)
-            typer.secho(f"dreamoving: {video}: {error}", fg="red", err=True)
-    if failures:
-        say(f"{len(failures)} of {len(jobs)} videos failed")
-        raise typer.Exit(failures[0].exit_code)
+SUFFIXES = {"map": ".pose.mp4", "keypoints": ".json", "openpose": "", "coco": ".coco.json", "preview": ".png"}
 
 
 def one(source: Path, job: "PoseJob", metrics: str | None, skip_existing: bool) -> None:
@@ -230,10 +154,7 @@ def one(source: Path, job: "PoseJob", metrics: str | None, skip_existing: bool) 
     from dreamoving_cli.extract.pose_files import extract_pose_files
     from dreamoving_cli.progress import progress
 
-    if skip_existing and all(path.exists() for path in job.outputs.paths()):
-        say(f"{source} is done already")
-        for path in job.outputs.paths():
-            typer.echo(path)
+    if skip_existing and is_done(source, job.outputs.paths()):
         return
     with progress() as on_progress:
         result = extract_pose_files(source, job, on_progress)

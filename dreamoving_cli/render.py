@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,18 @@ from einops import rearrange
 from torch import Tensor
 
 from dreamoving_cli.conditioning import ImagePrompts, Place, Prompts, encode_prompts, make_predict_noise
-from dreamoving_cli.controls import Control, footage_poses, open_controls, shot_cuts
+from dreamoving_cli.controls import (
+    Control,
+    depth_cuts,
+    footage_depth,
+    footage_poses,
+    open_controls,
+    shot_cuts,
+)
 from dreamoving_cli.device import Machine, memory_errors
 from dreamoving_cli.errors import OutputError, UsageError
 from dreamoving_cli.media.ahead import ahead
+from dreamoving_cli.extract.depth import ClipDepth
 from dreamoving_cli.media.images import fit_square, read_image
 from dreamoving_cli.media.writer import check_output, output_path, write_video
 from dreamoving_cli.models.checkpoints.files import Recipe, read_tensors
@@ -75,9 +83,9 @@ def render(
         if resume:
             checkpoint.load()
         find_poses(job, checkpoint, on_progress)
-        with closing(load(job, checkpoint.vram)) as residency:
+        with find_depth(job, on_progress) as depth, closing(load(job, checkpoint.vram)) as residency:
             prompts = encode(residency, job.options, pictures)
-            with open_controls(job.files, job.driver, job.size, checkpoint.poses) as controls:
+            with open_controls(job.files, job.driver, job.size, checkpoint.poses, depth) as controls:
                 inputs = prompts, controls
                 latents = denoise_clip(job, residency, inputs, checkpoint, on_progress, previews)
             with closing(ahead(decode(residency, latents, on_progress))) as batches:
@@ -183,6 +191,13 @@ def find_poses(job: Job, checkpoint: Checkpoint, on_progress: OnProgress) -> Non
         checkpoint.poses = footage_poses(job.files, job.driver, lambda done, n: on_progress("pose", done, n))
 
 
+def find_depth(job: Job, on_progress: OnProgress) -> AbstractContextManager[ClipDepth | None]:
+    """The depth of raw footage, on disk while the block runs."""
+    return footage_depth(
+        job.files, job.driver, job.size, str(job.device), lambda done, n: on_progress("depth", done, n)
+    )
+
+
 def load(job: Job, history: list[str]) -> Residency:
     """The networks, each to be read when its stage begins; memory modes are added to `history`."""
     pack = open_pack(job.source, [file.control.kind for file in job.files])
@@ -220,7 +235,7 @@ def denoise_clip(
             previews.show(state, scheduler)
         on_progress("denoise", state.step, options.steps)
 
-    cuts = shot_cuts(job.files, job.driver, checkpoint.poses)
+    cuts = shot_cuts(job.files, job.driver, checkpoint.poses) or depth_cuts(controls)
     on_progress("denoise", checkpoint.state.step if checkpoint.state else 0, options.steps)
 
     def from_last_step() -> Tensor:

@@ -41,5 +41,18 @@ def _pose(
     return extract_pose_files(source, PoseJob(outputs, overwrite=overwrite), on_progress).paths
 
 
+def _depth(
+    source: Path, output: Path, json_path: Path | None, overwrite: bool, on_progress: OnProgress
+) -> list[Path]:
+    from dreamoving_cli.extract.depth_files import DepthJob, extract_depth_files
+
+    if json_path is not None:
+        raise UsageError(f"json is '{json_path}', and depth has no keypoints", "Leave it out.")
+    return extract_depth_files(source, DepthJob(output, "mp4", overwrite=overwrite), on_progress).paths
+
+
 # kind -> (video, map, keypoints or None, overwrite, progress) -> files written
-EXTRACTORS: dict[str, Callable[[Path, Path, Path | None, bool, OnProgress], list[Path]]] = {"pose": _pose}
+EXTRACTORS: dict[str, Callable[[Path, Path, Path | None, bool, OnProgress], list[Path]]] = {
+    "pose": _pose,
+    "depth": _depth,
+}

@@ -3,7 +3,6 @@
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
-from fractions import Fraction
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -18,6 +17,7 @@ from dreamoving_cli.extract.exchange import (
     save_coco,
     save_openpose,
 )
+from dreamoving_cli.extract.footage import Stretch, sound_of
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.extract.metrics import PoseReport, measure_poses
 from dreamoving_cli.extract.pose import BATCH, find_poses, pose_maps
@@ -25,9 +25,8 @@ from dreamoving_cli.extract.repair import Repairs
 from dreamoving_cli.extract.retarget import Verdict, fit_poses
 from dreamoving_cli.extract.settings import PoseOptions
 from dreamoving_cli.extract.sheet import write_sheet
-from dreamoving_cli.media.audio import Audio
 from dreamoving_cli.media.images import SUFFIXES
-from dreamoving_cli.media.video import Clip, open_clip, probe
+from dreamoving_cli.media.video import Clip, open_clip
 from dreamoving_cli.media.whole import check_output
 from dreamoving_cli.media.writer import codec_of, write_video
 
@@ -55,21 +54,11 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """What of a video is looked at; None = as it is."""
-
-    fps: Fraction | None = None
-    start_s: Fraction = Fraction(0)
-    duration_s: Fraction | None = None
-    size: tuple[int, int] | None = None  # height, width
-
-
-@dataclass(frozen=True)
 class PoseJob:
     """One extraction."""
 
     outputs: Outputs
-    stretch: Stretch = Stretch()
+    stretch: Stretch = field(default_factory=Stretch)
     options: PoseOptions = field(default_factory=PoseOptions)
     style: Style = OFFICIAL
     fit: str = "source"  # of FITS, or a picture of a person
@@ -128,10 +117,7 @@ def refuse_outputs(source: Path, job: PoseJob) -> None:
 
 def opened(source: Path, job: PoseJob) -> Clip:
     """The stretch of a video, once its poses are known to fit into memory."""
-    stretch = job.stretch
-    clip = open_clip(
-        source, fps=stretch.fps, start_s=stretch.start_s, duration_s=stretch.duration_s, size=stretch.size
-    )
+    clip = job.stretch.open(source)
     need = memory_bytes(clip, 1 if job.options.person in ("largest", "central") else job.options.max_people)
     have = psutil.virtual_memory().available
     if need > have:
@@ -198,11 +184,3 @@ def write_outputs(source: Path, job: PoseJob, clip: Clip | None, made: tuple[Pos
         fitted = poses if job.fit != "source" else None
         written.append(write_sheet(out.preview, found, clip, fitted, overwrite=job.overwrite))
     return written
-
-
-def sound_of(source: Path, stretch: Stretch, clip: Clip | None) -> Audio | None:
-    """The sound of the stretch, exactly as long as its pictures."""
-    if clip is None or not probe(source).has_audio:
-        return None
-    whole = not stretch.start_s and stretch.duration_s is None
-    return Audio(source, stretch.start_s, None if whole else clip.num_frames / clip.fps)

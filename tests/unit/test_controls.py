@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from dreamoving_cli.controls import (
     Control,
     control_files,
+    depth_cuts,
+    footage_depth,
     open_controls,
     open_driver,
     pose_picks,
@@ -24,6 +26,7 @@ from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.media.writer import write_video
 from dreamoving_cli.options import RenderOptions
 from tests.conftest import number_of
+from tests.unit.test_depth import Brightness
 
 
 def poses(frames: int, fps: Fraction) -> Poses:
@@ -119,8 +122,39 @@ def test_what_a_file_is_comes_from_its_tag(tmp_path: Path, make_video: Callable[
     assert form(controls=({"kind": "depth", "file": footage},)) == "map"
     with pytest.raises(InputError, match="holds depth pictures"):
         form(pose=tagged["depth"])
-    with pytest.raises(InputError, match="not marked as a depth map"):
-        form(depth=footage)
+    assert form(depth=footage) == "footage"
+    assert form(depth=footage, depth_kind="map") == "map"
+    assert form(depth=tagged["depth"], depth_kind="footage") == "footage"
+    with pytest.raises(InputError, match="holds pose pictures"):
+        form(depth=tagged["pose"])
+    with pytest.raises(InputError, match="not marked as a canny map"):
+        form(pose=footage, controls=({"kind": "canny"},))
+
+
+def test_depth_of_footage_is_read_at_the_outputs_times(
+    tmp_path: Path, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Brightness()
+    monkeypatch.setattr("dreamoving_cli.controls.open_network", lambda options: network)
+    video = make_video("footage.mp4", 36, fps=Fraction(24))
+    options = RenderOptions(pose=video, pose_kind="map", depth=video, start_s="0.5", duration_s="0.5")
+    files = control_files(options)
+    driver = open_driver(options, files)
+    told: list[tuple[int, int]] = []
+    with (
+        footage_depth(files, driver, (48, 64), "cpu", lambda *seen: told.append(seen)) as depth,
+        open_controls(files, driver, (48, 64), None, depth) as controls,
+    ):
+        pose, near = (control.source.read([0, 5, 11, 12]) for control in controls)
+        assert depth_cuts(controls) == depth.cuts
+    assert network.seen == driver.num_frames == 12
+    assert told[-1] == (12, 12)
+    assert near.shape == pose.shape == (4, 48, 64, 3)
+    dark = pose[0, 4:20].mean(-1) < 60  # the stand-in network says: dark is near
+    assert near[0, 4:20][dark].mean() > near[0, 4:20][~dark].mean() + 60
+    np.testing.assert_array_equal(near[3], near[2])  # the last frame is held
+    with footage_depth(files[:1], driver, (48, 64), "cpu", lambda *seen: None) as nothing:
+        assert nothing is None
 
 
 def test_a_start_behind_the_end_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from dreamoving_cli.windows import FUSIONS, SCHEDULES
 NAN = float("nan")
 REQUIRED = {"quality", "fast", "text-only", "portrait", "full-body", "stylised", "mini"}
 PER_RENDER = {  # what belongs to one render and not to a look
-    "pose", "pose_kind", "depth", "controls", "face", "cloth", "style", "seed", "size",
+    "pose", "pose_kind", "depth", "depth_kind", "controls", "face", "cloth", "style", "seed", "size",
     "start_s", "duration_s", "num_frames", "loras",
 }  # fmt: skip
 
