@@ -4,6 +4,7 @@ Not here: any work (caption/describe.py).
 """
 
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,17 +90,24 @@ def caption(
     chosen = choose_captioner(model, device, dtype)
     say(chosen.note)
     if chosen.is_mini and request.prompt != DETAILED:
-        say("the miniature was taught one question and answers it, whatever is asked")
+        say("the miniature was taught one question and answers that, whatever is asked")
     describer = Describer(chosen, request, Partial(out))
-    clips, failures = all_of(paths, describer)
+    try:
+        clips, failures = all_of(paths, describer)
+    except KeyboardInterrupt:
+        if out is not None and describer.partial.answers:
+            say(f"not finished; the same command goes on from {describer.partial.path}")
+        raise
     if clips:
         deliver(clips, form, out)
         describer.partial.remove()
         if preview is not None:
             draw(preview, clips[0], overwrite)
     if failures:
-        say(f"{len(failures)} of {len(paths)} inputs failed") if len(paths) > 1 else None
-        raise failures[0] if len(paths) == 1 else typer.Exit(failures[0].exit_code)
+        if len(paths) == 1:
+            raise failures[0]
+        say(f"{len(failures)} of {len(paths)} inputs failed")
+        raise typer.Exit(failures[0].exit_code)
 
 
 def moment(text: str) -> Fraction:
@@ -130,18 +138,21 @@ def all_of(paths: list[Path], describer: "Describer") -> tuple[list[Any], list[U
     clips: list[ClipWords] = []
     failures: list[UserError] = []
     with progress() as on_progress:
-        for path in paths:
+        for done, path in enumerate(paths):
+            many = len(paths) > 1
+            if many:
+                on_progress("inputs", done, len(paths))
             try:
-                clips.append(
-                    describer.describe(
-                        path, lambda done, total, name=path.name: on_progress(name, done, total)
-                    )
-                )
+                clips.append(describer.describe(path, quiet if many else partial(on_progress, "caption")))
             except UserError as error:
                 failures.append(error)
-                if len(paths) > 1:
+                if many:
                     typer.secho(f"dreamoving: {path}: {error}", fg="red", err=True)
     return clips, failures
+
+
+def quiet(done: int, total: int) -> None:
+    """Of many inputs, the frames of each are not told."""
 
 
 def deliver(clips: list[Any], form: str, out: Path | None) -> None:

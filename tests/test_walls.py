@@ -27,21 +27,22 @@ ARROWS = {
     "weights": {"errors", "paths", "weights", "whole"},
     "media": {"errors", "media", "whole"},
     "models": {"errors", "models", "whole"},
-    "caption": {"caption", "errors", "media", "models", "options", "paths", "weights"}
+    "caption": {"caption", "errors", "media", "models", "options", "paths", "weights", "whole"}
     | {"controls", "device", "recipes"},
-    "dataset": {"dataset", "errors", "extract", "media", "weights", "whole"},
+    "dataset": {"caption", "dataset", "errors", "extract", "media", "weights", "whole"},
     "extract": {"device", "errors", "extract", "media", "models", "paths", "weights", "whole"},
 }
 TORCH_FREE = (set(ARROWS) - {"models"}) | {
     "bench_command", "caption_command", "cli", "dataset_command", "depth_command", "extraction_flags", "flags", "models_command", "outputs",
-    "pose_command", "progress", "render_command", "terminal", "train_command", "__init__", "__main__",
+    "pose_command", "progress", "render_command", "terminal", "train_command", "evaluate_command",
+    "__init__", "__main__",
 }  # fmt: skip
 MANY_PARAMETERS = {
     "write_video"
 }  # the one sink of all pictures: each of its eight says one thing about the file
 TALKS = (  # who may print
-    "bench_command", "caption_command", "cli", "dataset_command", "depth_command", "extraction_flags", "models_command", "pose_command",
-    "terminal", "render_command", "train", "train_command",
+    "bench_command", "caption_command", "cli", "dataset_command", "depth_command", "evaluate_command", "extraction_flags", "models_command",
+    "pose_command", "terminal", "render_command", "train", "train_command",
 )  # fmt: skip
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 
@@ -90,7 +91,7 @@ def test_arrows_go_one_way(path: Path) -> None:
         assert names <= allowed
     assert part_of(path) in ("cli", "__main__") or "cli" not in names
     if part_of(path) != "train":
-        assert part_of(path) in ("cli", "examples", "train_command") or "train" not in names
+        assert part_of(path) in ("cli", "evaluate_command", "examples", "train_command") or "train" not in names
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamoving_cli.errors import InputError, UsageError
+from dreamoving_cli.whole import writing
 
 FORMATS = {".txt": "text", ".json": "json", ".jsonl": "jsonl", ".csv": "csv"}  # by the output's extension
 COLUMNS = ("file", "model", "frame", "time_s", "caption", "phrases")
@@ -120,7 +121,7 @@ class Partial:
         """Remember an answer."""
         self.answers[key] = answer
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([key, answer], ensure_ascii=False) + "\n")
 
     def remove(self) -> None:

@@ -53,7 +53,10 @@ def choose_captioner(asked: str = "auto", device: str = "auto", dtype: str = "au
     else:
         why = ""
     if asked == MINI and not (MINI_CAPTIONER / "config.json").is_file():
-        raise WeightsError("the miniature captioner is not in this installation", "docs/caption.md makes it.")
+        raise WeightsError(
+            "the miniature captioner is not in this installation",
+            "Run: dreamoving models pull caption; or train it (docs/training.md).",
+        )
     if asked == MINI:
         return Chosen(MINI, MINI_CAPTIONER, on, precision, f"model: {MINI}, the miniature{why}")
     files = public_files()

@@ -8,20 +8,22 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 SAME = 0.8  # likeness from which two clauses say one thing
-PEOPLE = (
-    r"(?:young |old |older |elderly |beautiful |little |slim |tall |short )*"
-    r"(man|woman|girl|boy|lady|guy|gentleman|male|female|person|dancer|performer|child|kid|individual)"
+PEOPLE = "man|woman|girl|boy|lady|guy|gentleman|male|female|person|dancer|performer|child|kid|individual"
+SUBJECT = re.compile(  # with up to three adjectives
+    r"\b(?:a|an|the|this|one)\s+(?:(?!(?:with|in|on|at|of|and|near|by|a|an|the)\s)[\w-]+\s+){0,3}?"
+    rf"(?:{PEOPLE})\b(?!'s)",
+    re.IGNORECASE,
 )
-SUBJECT = re.compile(rf"\b(?:a|an|the|this|one)\s+(?:[\w-]+ ){{0,3}}?{PEOPLE}\b(?!'s)", re.IGNORECASE)
 PRONOUN = re.compile(r"\b(?:he|she)\b", re.IGNORECASE)
 LOOKS = re.compile(
-    r"\b(?:hair\w*|haired|bald|head|face|facial|skin\w*|eyes?|eyebrows?|lips?|smil\w+|beard\w*|mustache|tattoo\w*|"
-    r"makeup|ponytail|braids?|bun|bangs|blonde?|brunette|complexion|body type|build|muscular|attire|outfit|"
-    r"clothes|clothing|cloth|dressed|wear\w*|wore|shirts?|t-shirts?|tee|tops?|tank|blouse|sweater|sweatshirt|hoodie|jacket|"
-    r"coat|vest|suit|tie|dress|gown|skirt|shorts|trousers|pants|jeans|leggings|tights|stockings|socks|shoes?|"
-    r"sneakers|boots|heels|sandals|hat|cap|scarf|gloves?|belt|jewelry|necklace|earrings?|bracelet|watch|glasses|"
-    r"sunglasses|mask|uniform|costume|kimono|hanfu|bikini|swimsuit|leotard|sleeved?|sleeveless|collar|buttons?|"
-    r"striped|dotted|checked|columned|printed|two-tone|plaid|floral)\b",
+    r"\b(?:hair\w*|haired|bald|head|face|facial|skin\w*|eyes?|eyebrows?|lips?|smil\w+|beard\w*|mustache|"
+    r"tattoo\w*|makeup|ponytail|braids?|bun|bangs|blonde?|brunette|complexion|body type|build|muscular|"
+    r"attire|outfit|clothes|clothing|cloth|dressed|wear\w*|wore|shirts?|t-shirts?|tee|(?<!on )tops?|tank|"
+    r"blouse|sweater|sweatshirt|hoodie|jacket|coat|vest|suit|tie|dress|gown|skirt|shorts|trousers|pants|"
+    r"jeans|leggings|tights|stockings|socks|shoes?|sneakers|boots|heels|sandals|hat|cap|scarf|gloves?|"
+    r"belt|jewelry|necklace|earrings?|bracelet|watch|glasses|sunglasses|mask|uniform|costume|kimono|hanfu|"
+    r"bikini|swimsuit|leotard|sleeved?|sleeveless|collar|buttons?|striped|dotted|checked|columned|"
+    r"printed|two-tone|plaid|floral)\b",
     re.IGNORECASE,
 )  # fmt: skip
 COLOR_END = re.compile(

@@ -75,6 +75,7 @@ def test_a_clip_says_only_what_some_frame_says(frames: list[str]) -> None:
             "a person is jumping in a gym",
         ),
         ("an old man with glasses stands near a fountain", "a person stands near a fountain"),
+        ("a beach with a woman and the very old tall man", "a beach with a person and a person"),
         ("people walk across a busy crossing at night", "people walk across a busy crossing at night"),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dreamoving_cli.errors import WeightsError
+from dreamoving_cli.errors import UsageError, WeightsError
 from dreamoving_cli.models.checkpoints.files import Part
 from dreamoving_cli.models.minigpt.checkpoint import (
     Heads,
@@ -247,6 +247,12 @@ def test_prompts_of_different_lengths_do_not_disturb_each_other() -> None:
         ours = model.llama_model(inputs_embeds=together, attention_mask=mask, position_ids=positions).logits
         theirs = model.llama_model(inputs_embeds=alone, attention_mask=own).logits
     torch.testing.assert_close(ours[0, -1], theirs[0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_prompts_that_do_not_fit_are_refused() -> None:
+    for prompt in ("word " * 200, "see <ImageHere>"):
+        with pytest.raises(UsageError):
+            random_captioner().describe([PICTURE], prompt)
 
 
 def test_a_captioner_is_saved_and_loaded(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class CaptionerConfig(BaseModel):
     llama: dict[str, Any]  # arguments of transformers' LlamaConfig
     max_new_tokens: int = Field(default=500, ge=1)
     repetition_penalty: float = Field(default=1.05, gt=0)
-    max_length: int = Field(default=2000, ge=1)  # of prompt and answer; longer prompts are cut from the left
+    max_length: int = Field(default=2000, ge=1)  # of picture, prompt and answer
 
     @classmethod
     def load(cls, path: Path) -> "CaptionerConfig":

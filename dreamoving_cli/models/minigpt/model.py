@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.minigpt.config import TOKENS_JOINED, CaptionerConfig
 from dreamoving_cli.models.minigpt.tokenizer import Tokenizer
 from dreamoving_cli.models.minigpt.vision import VisionTransformer, vision_pixels
@@ -64,6 +65,8 @@ class Captioner(nn.Module):
 
     def prompt_ids(self, text: str) -> tuple[list[int], list[int]]:
         """Ids before and after the picture; the first begins with two <s>, as the reference's do."""
+        if HERE in text:
+            raise UsageError(f"the prompt holds {HERE}", "Leave it out; the picture comes first.")
         before, after = TEMPLATE.format(text).split(HERE)
         return [self.tokenizer.bos, *self.tokenizer.encode(before)], self.tokenizer.encode(after)
 
@@ -111,8 +114,11 @@ class Captioner(nn.Module):
             self.device, self.llama_proj.weight.dtype
         )
         embeddings, mask = self.inputs(pixels, [prompt] * len(pictures))
-        keep = max(self.config.max_length - decoding.max_new_tokens, 1)
-        ids = self.generate(embeddings[:, -keep:], mask[:, -keep:], decoding, generator)
+        room = self.config.max_length - decoding.max_new_tokens
+        if embeddings.shape[1] > room:  # the reference would cut off the picture
+            problem = f"picture and prompt are {embeddings.shape[1]} tokens long, {room} fit"
+            raise UsageError(problem, "Give a shorter --prompt.")
+        ids = self.generate(embeddings, mask, decoding, generator)
         return [self.answer(row) for row in ids.tolist()]
 
     def answer(self, ids: Sequence[int]) -> str:
