@@ -11,8 +11,7 @@ in for the public ones:
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +19,12 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamoving_cli.models.config import MotionConfig, PackConfig, VaeConfig
+from dreamoving_cli.models.encoders import learn_tokenizer
 from dreamoving_cli.models.keys import adapter_attentions
-from dreamoving_cli.models.load import Pack, build_pack
+from dreamoving_cli.models.load import Pack, build_pack, empty_networks
 from dreamoving_cli.models.motion import sinusoid
 from dreamoving_cli.paths import LOCK
 from dreamoving_cli.weights import file_sha256
@@ -134,6 +134,23 @@ def random_pack(settings: PackConfig, seed: int = 0) -> Pack:
         for weight in network.parameters():
             if not weight.any():
                 weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
+    return pack
+
+
+def filled_pack(settings: PackConfig, seed: int = 0) -> Pack:
+    """A random pack for full width: every weight is a piece of one long row of noise, in fp16, in seconds."""
+    pack = empty_networks(settings, settings.controls, learn_tokenizer())
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(2**22, generator=generator).half()
+    for part in [part for network in pack.networks().values() for part in network.modules()]:
+        for name, weight in part.named_parameters(recurse=False):
+            start = int(torch.randint(2**21, (), generator=generator))
+            row = noise[start : start + 2**21].repeat(-(-weight.numel() // 2**21))[: weight.numel()]
+            spread = 0.02 if weight.ndim == 1 else weight[0].numel() ** -0.5
+            value = row.mul_(spread).reshape(weight.shape)
+            if isinstance(part, nn.GroupNorm | nn.LayerNorm) and name == "weight":
+                value += 1
+            setattr(part, name, nn.Parameter(value, requires_grad=False))
     return pack
 
 
@@ -395,8 +412,7 @@ def motion_lora(pack: Pack, rank: int = 4, seed: int = 0) -> State:
 
 def write(folder: Path, full: bool = False, seed: int = 0) -> Path:
     """All files that `sd15` is made of, a models.lock that knows them, and a model file; where that is."""
-    with default_dtype(torch.float16 if full else torch.float32):
-        pack = random_pack(config("full" if full else "small"), seed)
+    pack = filled_pack(config("full"), seed) if full else random_pack(config(), seed)
     folder.mkdir(parents=True, exist_ok=True)
     for weight_id, make in locked_files(pack).items():
         save(folder / f"{weight_id}.safetensors", make())
@@ -449,17 +465,6 @@ def write_lock(folder: Path, files: Mapping[str, Path]) -> Path:
     path = folder / "models.lock"
     path.write_text(lock_text(Lock(entries, shipped.licenses)), encoding="utf-8")
     return path
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New weights in this dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def save(path: Path, state: Mapping[str, Tensor]) -> Path:

@@ -183,12 +183,16 @@ def fill(
     load_exactly(network, state, source=source)
     del state  # the mapping ends with the last of its tensors
     as_stored = as_stored and not pack.weights.changes
-    for part in network.modules():
-        if not (as_stored and isinstance(part, nn.Linear | nn.Conv2d)):
-            _convert(part, torch.device(device), dtype)
-    channels_last(network.eval().requires_grad_(False))
-    for change in pack.weights.changes:
-        change(name, network)
+    try:
+        for part in network.modules():
+            if not (as_stored and isinstance(part, nn.Linear | nn.Conv2d)):
+                _convert(part, torch.device(device), dtype)
+        channels_last(network.eval().requires_grad_(False))
+        for change in pack.weights.changes:
+            change(name, network)
+    except BaseException:  # memory is full: half a network must not look like one
+        empty(network)
+        raise
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ from dreamoving_cli.errors import UsageError, WeightsError
 from dreamoving_cli.models.config import PackConfig, VaeConfig
 from dreamoving_cli.models.content_guider import PROMPTS
 from dreamoving_cli.models.encoders import learn_tokenizer, prepare_pictures, read_tokenizer
-from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
+from dreamoving_cli.models.load import Pack, build_pack, fill, load_pack, open_pack, save_pack
+from dreamoving_cli.models.strict import is_empty
 from dreamoving_cli.models.tiny import tiny_config
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
@@ -82,6 +83,29 @@ def test_only_the_wanted_controls_are_loaded(folder: Path) -> None:
         load_pack(folder)
     with pytest.raises(UsageError, match="It has: pose, depth"):
         load_pack(folder, controls=["canny"])
+
+
+def test_a_network_that_does_not_fit_stays_empty(
+    pack: Pack, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_pack(pack, folder)
+    opened = open_pack(folder)
+    assert all(map(is_empty, opened.networks().values()))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "dreamoving_cli.models.load.channels_last", lambda _: (_ for _ in ()).throw(MemoryError)
+        )
+        with pytest.raises(MemoryError):
+            fill(opened, "unet")
+    assert is_empty(opened.unet)
+    fill(opened, "unet", as_stored=True)
+    kept = {
+        type(m) for m in opened.unet.modules() for w in m.parameters(recurse=False) if w.dtype == torch.half
+    }
+    assert kept == {torch.nn.Linear, torch.nn.Conv2d}
+    fill(opened, "vae", dtype=torch.bfloat16)
+    assert opened.vae.std.dtype == torch.bfloat16
+    assert all(map(is_empty, (opened.text_encoder, opened.guider)))
 
 
 def test_half_precision_on_disk_and_in_memory(pack: Pack, folder: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
-from dreamoving_cli.media.images import read_image
 from dreamoving_cli.models.config import VaeConfig
 from dreamoving_cli.models.vae import VAE
 from dreamoving_cli.options import SAMPLERS
@@ -65,9 +65,10 @@ def test_the_sheet_shows_frames_of_the_whole_clip_and_goes(
     previews = Previews(preview_path(tmp_path / "out.mp4"), vae)
     scheduler = make_scheduler("ddim", STEPS, {})
     previews.show(states("ddim", scheduler)[-1], scheduler)
-    sheet = read_image(tmp_path / "out.mp4.preview.png")
+    with Image.open(tmp_path / "out.mp4.preview.png") as sheet:
+        size = sheet.size
     factor = vae.decode(CLEAN[:, :, :1]).shape[-1] // CLEAN.shape[-1]
-    assert sheet.shape == (CELLS // COLUMNS * 2 * factor, COLUMNS * 3 * factor, 3)
+    assert size == (COLUMNS * 3 * factor, CELLS // COLUMNS * 2 * factor)
     assert torch.equal(
         seen[CELLS - 1], clean_latents(states("ddim", scheduler)[-1], None, scheduler, [FRAMES - 1])
     )

@@ -158,8 +158,8 @@ def test_eight_bits_follow_sixteen(pack: Pack, tmp_path: Path) -> None:
     first.mode = eight  # as where memory ran out
     lowered = noise_of(first)
     assert torch.equal(lowered, noise_of(resident(open_pack(tmp_path), eight)))
-    sizes = {w.dtype for w in first.pack.unet.parameters()}
-    assert sizes == {EIGHT_BIT, torch.float32}
+    layers = [module for module in first.pack.unet.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    assert sum(layer.weight.dtype == EIGHT_BIT for layer in layers) > len(layers) // 2
     assert 0 < (lowered - exact).abs().max() < exact.abs().max()
 
 

@@ -6,6 +6,7 @@ once: from then on its safetensors copy is read.
 
 import json
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,11 +113,21 @@ def read_shapes(part: Part) -> dict[str, Tensor]:
 
 def convert_pickle(part: Part, target: Path) -> None:
     """Write the pickle's tensors as safetensors; the copy appears whole."""
-    state = {name: value.contiguous().clone() for name, value in _unpickled(part, "cpu").items()}
+    state = dict(_apart(_unpickled(part, "cpu")))
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as part:
         save_file(state, part)
+
+
+def _apart(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors that share no storage, as safetensors asks; those that share none are not copied."""
+    seen = set()
+    for name, value in state.items():
+        storage = value.untyped_storage()
+        alone = storage.nbytes() == value.nbytes and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        yield name, value.contiguous() if alone else value.contiguous().clone()
 
 
 def is_safetensors(path: Path) -> bool:
@@ -150,8 +161,9 @@ def _unpickled(part: Part, device: str) -> dict[str, Tensor]:
             f"{part.path} is a pickle, which can run code, and its hash is not in models.lock",
             f"If you trust it, convert it once: dreamoving models convert '{part.path}' --allow-pickle",
         )
+    mapped = device == "cpu" and zipfile.is_zipfile(part.path)  # torch's old format can only be read
     try:
-        content = torch.load(part.path, map_location=device, weights_only=True)
+        content = torch.load(part.path, map_location=device, weights_only=True, mmap=mapped)
     except Exception as error:
         raise WeightsError(
             f"{part.path} cannot be read: it holds more than tensors, or is damaged ({type(error).__name__})",
