@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dreamoving_cli.errors import OutputError
-from dreamoving_cli.whole import part_path, whole_file, writing
-
-__all__ = ["check_output", "part_folder", "whole_file"]
+from dreamoving_cli.whole import part_path, writing
 
 
 def check_output(path: Path, overwrite: bool = False) -> None:

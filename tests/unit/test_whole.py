@@ -16,9 +16,8 @@ import pytest
 
 from dreamoving_cli.errors import InputError, OutputError, UserError
 from dreamoving_cli.media.video import probe
-from dreamoving_cli.media.whole import writing
 from dreamoving_cli.media.writer import write_video
-from dreamoving_cli.whole import whole_file
+from dreamoving_cli.whole import whole_file, writing
 from tests.conftest import HEAR_CTRL_C, NTSC, pictures
 
 resource = pytest.importorskip("resource", reason="file size limits need a POSIX system")
