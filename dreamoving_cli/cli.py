@@ -19,6 +19,7 @@ from dreamoving_cli.caption_command import caption_app
 from dreamoving_cli.dataset_command import dataset_app
 from dreamoving_cli.depth_command import depth_app
 from dreamoving_cli.errors import EXIT_INTERRUPTED, DeviceMemoryError, UserError
+from dreamoving_cli.evaluate_command import evaluate_app
 from dreamoving_cli.models_command import models_app
 from dreamoving_cli.pose_command import pose_app
 from dreamoving_cli.terminal import (
@@ -32,6 +33,7 @@ from dreamoving_cli.terminal import (
     say,
     show,
 )
+from dreamoving_cli.train_command import train_app
 
 
 class Commands(TyperGroup):
@@ -105,10 +107,12 @@ def render() -> None:
 
 
 app.add_typer(pose_app)
-app.add_typer(depth_app)
 app.add_typer(caption_app)
 app.add_typer(bench_app)
+app.add_typer(depth_app)
 app.add_typer(dataset_app, name="dataset", rich_help_panel="Train")
+app.add_typer(train_app)
+app.add_typer(evaluate_app)
 
 
 @app.command(rich_help_panel="Look around")

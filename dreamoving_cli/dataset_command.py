@@ -27,6 +27,7 @@ def option(name: str, text: str, panel: str, **more: Any) -> Any:
 OUT = option("--out", "The folder of the data set; made if absent.", FILES, metavar="DIR")
 LIST = option("--list", "A CSV file of clips: file, start, end and maybe caption.", FILES, metavar="CSV")
 CAPTIONS = option("--captions", "A CSV file: file, caption. Or NAME.txt.", FILES, metavar="CSV")
+CAPTIONER = option("--captioner", "Who describes the rest: off, auto, mini, minigpt-v2.", FILES, shown=True)
 SHARD = option("--shard-mb", "Most megabytes of one shard.", FILES, shown=True)
 WORKERS = option("--workers", "Processes.", FILES, shown=True, min=1)
 LEAST = option("--min", "Shortest clip in seconds.", CUTS, shown=True)
@@ -62,6 +63,7 @@ def build(
     static: Annotated[float, STATIC] = 3.0,
     blur: Annotated[float, BLUR] = 0.85,
     people: Annotated[float, PEOPLE] = 0.8,
+    captioner: Annotated[str, CAPTIONER] = "off",
     shard_mb: Annotated[int, SHARD] = 512,
     workers: Annotated[int, WORKERS] = 1,
     dry_run: Annotated[bool, switch("--dry-run", "Look through the videos, report, write nothing.")] = False,
@@ -82,7 +84,7 @@ def build(
     wanted = tuple(kind.strip() for kind in controls.split(",") if kind.strip())
     rules = Rules(
         number("min", least), number("max", most), Fraction(rate) if rate else None, side, wanted,
-        detector, keep_people_less, static, blur, people, shard_mb,
+        detector, keep_people_less, static, blur, people, shard_mb, captioner,
     )  # fmt: skip
     if out is None and not dry_run:
         raise UsageError("there is no folder to write to", "Give --out DIR, or --dry-run.")
@@ -102,6 +104,7 @@ def pictures(
     captions: Annotated[Path | None, CAPTIONS] = None,
     side: Annotated[int, SIDE] = 512,
     blur: Annotated[float, BLUR] = 0.85,
+    captioner: Annotated[str, CAPTIONER] = "off",
     shard_mb: Annotated[int, SHARD] = 512,
     workers: Annotated[int, WORKERS] = 1,
     as_json: AsJson = False,
@@ -117,7 +120,7 @@ def pictures(
 
     found = find_pictures(sources)
     table = read_captions(captions) if captions else {}
-    rules = Rules(side=side, blur=blur, shard_mb=shard_mb)
+    rules = Rules(side=side, blur=blur, shard_mb=shard_mb, captioner=captioner)
     with progress() as on_progress:
         report = build_pictures(found, table, rules, out, workers, on_progress)
     show_report(report, as_json)

@@ -122,14 +122,14 @@ def _report(
     )
 
 
-def pck(ours: Watched, theirs: Watched) -> float:
-    """PCK@0.2: the share of the driver's visible joints that are near in ours; a missed joint is wrong."""
+def pck(ours: Watched, theirs: Watched, near: float = NEAR) -> float:
+    """PCK: the share of the driver's visible joints that are near in ours; a missed joint is wrong."""
     visible = theirs.scores[:, JOINTS] > VISIBLE
     if not visible.any():
         raise InputError("no person was found in the driver", "Give the footage that drove the output.")
     apart = np.linalg.norm(ours.points[:, JOINTS] - theirs.points[:, JOINTS], axis=-1)
-    near = (apart <= NEAR * torso_length(theirs)) & (ours.scores[:, JOINTS] > VISIBLE)
-    return float(near[visible].mean())
+    right = (apart <= near * torso_length(theirs)) & (ours.scores[:, JOINTS] > VISIBLE)
+    return float(right[visible].mean())
 
 
 def pck_floor(theirs: Watched, fps: Fraction) -> float:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from dreamoving_cli.dataset.captions import describer
 from dreamoving_cli.dataset.jobs import (
     ClipJob,
     PictureJob,
@@ -67,6 +68,7 @@ def build_clips(
     sources: Sequence[Source], rules: Rules, out: Path | None, workers: int, on_progress: OnProgress
 ) -> Report:
     """Clips of videos into shards in `out`; None: look through the videos only, and write nothing."""
+    refuse_captioner(rules)
     if out is None:
         outcome = survey_only(sources, rules, workers, on_progress)
         return told("clips", len(sources), outcome, {})
@@ -90,6 +92,7 @@ def build_pictures(
     on_progress: OnProgress,
 ) -> Report:
     """Person pictures into shards in `out`."""
+    refuse_captioner(rules)
     work, settings = Work(out), {"kind": "pictures", "rules": rules.told()}
     if work.manifest.exists():
         return complete(work, settings)
@@ -105,6 +108,12 @@ def build_pictures(
             seen.add(sample.key)
             note(outcome, sample, job)
         return pack(work, settings, outcome, len(pictures))
+
+
+def refuse_captioner(rules: Rules) -> None:
+    """A captioner that is not here is said before the work."""
+    if rules.captioner != "off":
+        describer(rules.captioner)
 
 
 def find_clips(

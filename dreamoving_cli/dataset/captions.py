@@ -1,4 +1,4 @@
-"""The words of a sample: from a table, or from a text file beside its source.
+"""The words of a sample: from a table, from a text file beside its source, or from a captioner.
 
 A table is a CSV file with the columns `file` and `caption`; a list of clips has `file`, `start`, `end` and,
 if there are any, captions.
@@ -7,10 +7,15 @@ if there are any, captions.
 import csv
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreamoving_cli.dataset.survey import Stretch
 from dreamoving_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from dreamoving_cli.caption.describe import Describer
 
 FILE = ("file", "video", "path", "image", "name")  # what the column of file names may be called
 WORDS = ("caption", "text", "prompt")
@@ -78,3 +83,17 @@ def caption_of(source: Path, name: str, table: Mapping[str, str]) -> str:
         return told
     beside = source.with_suffix(".txt")
     return beside.read_text(encoding="utf-8").strip() if beside.is_file() else ""
+
+
+def described(path: Path, captioner: str) -> str:
+    """What a captioner says of a clip or picture, to the paper's prompt; "" where it is off."""
+    return describer(captioner).describe(path).caption if captioner != "off" else ""
+
+
+@lru_cache(maxsize=1)
+def describer(captioner: str) -> "Describer":
+    """The captioner of this process."""
+    from dreamoving_cli.caption.describe import Describer, Request
+    from dreamoving_cli.caption.models import choose_captioner
+
+    return Describer(choose_captioner(captioner), Request(boxes=False))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamoving_cli.dataset.captions import described
 from dreamoving_cli.dataset.crops import cloth_box, garment, shrunk
 from dreamoving_cli.dataset.looks import blur
 from dreamoving_cli.dataset.rules import Drop, Rules
@@ -90,7 +91,8 @@ def make_picture(file: Path, caption: str, rules: Rules, place: Place) -> Sample
         if picture is not None:
             write_image(place.folder / f"{name}.jpg", picture)
             (place.folder / f"{name}.jpg").rename(place.folder / name)
-    facts = {"height": stored.shape[0], "width": stored.shape[1], "blur": round(soft, 3), "caption": caption,
+    words = caption or described(file, rules.captioner)
+    facts = {"height": stored.shape[0], "width": stored.shape[1], "blur": round(soft, 3), "caption": words,
              "cloth": members["cloth"] is not None}  # fmt: skip
     return finished(facts, place)
 

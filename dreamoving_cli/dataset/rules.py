@@ -24,6 +24,7 @@ class Rules:
     blur: float = 0.85  # most blur, 0 sharp .. 1 blurred
     people: float = 0.8  # least share of the frames that show the dancer
     shard_mb: int = 512
+    captioner: str = "off"  # who describes what nobody has words for
 
     def __post_init__(self) -> None:
         if not 0 < self.min_s <= self.max_s:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamoving_cli.dataset.captions import described
 from dreamoving_cli.dataset.crops import area, cloth_box, face_crops, garment
 from dreamoving_cli.dataset.rules import Drop, Rules
 from dreamoving_cli.dataset.survey import Candidate
@@ -73,11 +74,12 @@ def make_clip(source: Path, candidate: Candidate, rules: Rules, place: Place) ->
             save_poses(folder / "pose.json", poses)
             write_references(clip, poses, folder)
         write_image(place.thumbnail, picture_of(clip, poses, clip.num_frames // 2), overwrite=True)
+    caption = candidate.caption or described(folder / "mp4.mp4", rules.captioner)
     (folder / "mp4.mp4").rename(folder / "mp4")
     write_depth(folder, rules)
     facts = {
         "start_s": str(candidate.start_s), "duration_s": str(candidate.duration_s), "fps": candidate.fps,
-        "frames": candidate.frames, "height": size[0], "width": size[1], "caption": candidate.caption,
+        "frames": candidate.frames, "height": size[0], "width": size[1], "caption": caption,
         "movement": candidate.movement, "blur": candidate.blur, "person": round(share, 4),
     }  # fmt: skip
     return finished(facts, place)

@@ -114,7 +114,11 @@ def _write_frames(file: TextIO, key: str, points: np.ndarray, scores: np.ndarray
 
 def load_poses(path: Path) -> Poses:
     """Read a file of `save_poses`, refusing anything else with the reason."""
-    data = read_json(path)
+    return poses_of(read_json(path), str(path))
+
+
+def poses_of(data: Any, path: str) -> Poses:
+    """The poses in the JSON values of such a file; path: for refusals."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"'{path}' is not a pose file", "Make one with: dreamoving extract-pose --json.")
     if data.get("version") not in READS:

@@ -3,7 +3,7 @@
 Everything large is mapped into memory; a batch reads only what it uses. One batch has one size (a bucket).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,14 @@ class Batch:
     pictures: dict[str, Tensor]  # face, cloth, style -> b 3 s s, normalized for CLIP
     captions: list[str]
     facts: dict[str, Tensor]  # what the pictures show: colors b 3, classes b
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on another device."""
+        tables = ("controls", "pictures", "facts")
+        moved: dict[str, Any] = {n: {k: v.to(device) for k, v in getattr(self, n).items()} for n in tables}
+        return replace(
+            self, **moved, **{n: getattr(self, n).to(device) for n in ("latents", "person", "head")}
+        )
 
 
 @lru_cache(maxsize=8192)
@@ -169,6 +177,11 @@ class ClipStore:
             "cloth_pattern": classes("cloth_pattern", PATTERNS),
             "cloth_cut": classes("cloth_cut", TOPS + BOTTOMS),
         }  # fmt: skip
+
+
+def as_video(frames: np.ndarray) -> Tensor:
+    """uint8 f h w c -> 1 c f h w in -1..1."""
+    return rearrange(torch.from_numpy(np.array(frames)), "f h w c -> 1 c f h w").float() / 127.5 - 1
 
 
 def head_cover(points: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> Tensor:

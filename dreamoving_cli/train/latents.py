@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
 
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.load import Pack, load_pack, save_pack
-from dreamoving_cli.train.data import ClipStore
+from dreamoving_cli.train.data import ClipStore, as_video
 from dreamoving_cli.train.start import require_clips
 
 SAMPLE = 120  # clips whose latents give mean and deviation
@@ -41,11 +40,6 @@ def parse_shard(text: str) -> tuple[int, int]:
 def has_statistics(pack: Pack) -> bool:
     """False where mean and deviation of the latents are still those of an untrained pack."""
     return bool(pack.vae.mean.any()) or bool((pack.vae.std != 1).any())
-
-
-def as_video(frames: np.ndarray) -> Tensor:
-    """uint8 f h w c -> 1 c f h w in -1..1."""
-    return rearrange(torch.from_numpy(np.array(frames)), "f h w c -> 1 c f h w").float() / 127.5 - 1
 
 
 @torch.inference_mode()

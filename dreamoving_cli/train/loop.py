@@ -1,6 +1,8 @@
 """One training loop for every stage: data-parallel worker processes, EMA, resumable checkpoints, export.
 
-Workers hold one thread each and average their gradients, which on a busy CPU beats many threads.
+A step's batch is made of shares, each drawn from (seed, step, share) alone: workers take them in turn,
+and one worker that accumulates them sees the same batch. On a CPU workers hold one thread each, which on a
+busy one beats many threads.
 """
 
 import json
@@ -17,18 +19,21 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from dreamoving_cli.device import DTYPES, choose_device
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.config import PackConfig
-from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
-from dreamoving_cli.train.data import ClipStore
+from dreamoving_cli.models.load import Pack, build_pack, save_pack
+from dreamoving_cli.train.curve import Board, cut_log, draw_curve
 from dreamoving_cli.train.losses import Facts, noise_loss, reconstruction_loss, snr_schedule
 from dreamoving_cli.train.muon import Muon, is_matrix
 from dreamoving_cli.train.principal import start_from_components
+from dreamoving_cli.train.shard_store import open_store
+from dreamoving_cli.train.source import extended, load_start
 from dreamoving_cli.train.stages import STAGES, Stage
+from dreamoving_cli.train.validation import Validation, validate
 from dreamoving_cli.whole import whole_file
 
-WARMUP = 100  # steps
-EMA = 0.998
+LOG_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,36 @@ class Run:
     workers: int = 1
     save_every_s: float = 120.0
     seed: int = 0
+    chosen: Stage | None = None  # instead of the miniature's stage of that name
+    accumulate: int = 1  # shares of the batch that one worker computes one after the other
+    device: str = "cpu"
+    dtype: str = "fp32"  # of what layers compute, a key of DTYPES; weights and their updates stay fp32
+    recompute: bool = False  # activations again in the backward pass: less memory, a third more time
+    cache_latents: bool = False
+    max_steps: int | None = None  # stop here, before the stage's last step
+    tensorboard: bool = False
+    validation: Validation | None = None
+
+    @property
+    def shares(self) -> int:
+        """Parts of a step's batch."""
+        return self.workers * self.accumulate
 
 
 def settings(run: Run) -> Stage:
     """The stage with this run's values."""
+    if run.chosen is not None:
+        return run.chosen
     if run.stage not in STAGES:
         raise UsageError(f"stage is '{run.stage}'", f"Choose one of {', '.join(STAGES)}.")
     given = {k: getattr(run, k) for k in ("steps", "batch", "lr") if getattr(run, k) is not None}
     return replace(STAGES[run.stage], **given)
 
 
-def train(run: Run, config: PackConfig, tokenizer: Any = None) -> Path:
+def train(run: Run, config: PackConfig | None = None, tokenizer: Any = None) -> Path:
     """Train one stage to its last step, from its checkpoint if there is one; where the exported pack is."""
     run.out.mkdir(parents=True, exist_ok=True)
-    if run.init is None and tokenizer is None:
+    if run.init is None and (tokenizer is None or config is None):
         raise UsageError("nothing to start from", "Give a pack to --init, or a tokenizer.")
     if run.workers == 1:
         work(0, run, config, tokenizer)
@@ -69,20 +90,22 @@ def train(run: Run, config: PackConfig, tokenizer: Any = None) -> Path:
     return run.out / "pack"
 
 
-def work(rank: int, run: Run, config: PackConfig, tokenizer: Any) -> None:
+def work(rank: int, run: Run, config: PackConfig | None, tokenizer: Any) -> None:
     """One worker."""
     torch.set_num_threads(1 if run.workers > 1 else torch.get_num_threads())
     if run.workers > 1:
-        dist.init_process_group("gloo", rank=rank, world_size=run.workers)
+        backend = "nccl" if run.device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=run.workers)
     stage = settings(run)
-    pack = build_pack(config, run.seed, tokenizer) if run.init is None else load_pack(run.init)
+    pack = load_start(run.init, stage) if run.init else build_pack(config, run.seed, tokenizer)
     trainer = Trainer(run, stage, pack, rank)
     if run.init is None and stage.data == "crop":
         crops, _ = trainer.store.crops(np.random.default_rng(run.seed), 300, side=128)
         start_from_components(pack.vae, crops)
     trainer.resume()
-    while trainer.step < stage.steps:
+    while trainer.step < min(stage.steps, run.max_steps or stage.steps):
         trainer.train_step()
+    trainer.check_frozen()
     if rank == 0:
         trainer.save()
         trainer.export()
@@ -95,101 +118,151 @@ class Trainer:
 
     def __init__(self, run: Run, stage: Stage, pack: Pack, rank: int) -> None:
         self.run, self.stage, self.pack, self.rank, self.step = run, stage, pack, rank, 0
+        self.device = choose_device(f"cuda:{rank}" if run.device == "cuda" else run.device)
+        for network in pack.networks().values():
+            network.to(self.device).train()
+            if hasattr(network, "recompute"):
+                network.recompute = run.recompute
         named = {f"{net}.{name}": p for net, m in pack.networks().items() for name, p in m.named_parameters()}
         for p in named.values():
             p.requires_grad_(False)
         self.trained = {n: p.requires_grad_(True) for n, p in named.items() if n.startswith(stage.trains)}
-        for network in pack.networks().values():
-            network.train()
+        self.frozen = {n: p for n, p in named.items() if n not in self.trained}
+        self.before = sums(self.frozen)
+        if not self.trained:
+            parts = ", ".join(stage.trains)
+            raise UsageError(f"the model has nothing that '{run.stage}' trains ({parts})", "Choose another.")
         tokens = pack.config.guider.get("face", {}).get("tokens", 0)
         with torch.random.fork_rng(devices=[]):
             torch.random.manual_seed(run.seed)
-            self.facts = Facts(pack.config.cross_attention_dim, tokens) if stage.facts else None
+            self.facts = (
+                Facts(pack.config.cross_attention_dim, tokens).to(self.device) if stage.facts else None
+            )
         extra = list(self.facts.parameters()) if self.facts else []
         self.parameters = [*self.trained.values(), *extra]
         self.gradient = flat_gradient(self.parameters)
-        matrices = {n: p for n, p in self.trained.items() if is_matrix(n, p)}
+        use_muon = stage.optimizer == "muon"
+        matrices = {n: p for n, p in self.trained.items() if use_muon and is_matrix(n, p)}
         self.muon = Muon(matrices, stage.weight_decay)
         rest = [*(p for n, p in self.trained.items() if n not in matrices), *extra]
         self.optimizer = torch.optim.AdamW(
-            rest, lr=stage.lr, betas=(0.9, 0.99), weight_decay=stage.weight_decay, fused=True
+            rest, stage.lr, (0.9, 0.99 if use_muon else 0.999), weight_decay=stage.weight_decay, fused=True
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}  # moves quickly at first
-        self.store, self.alphas = ClipStore(run.data), snr_schedule(pack)
+        self.store = open_store(run.data, pack, stage, run.cache_latents)
+        self.alphas = snr_schedule(pack, stage.beta_schedule)
+        self.board = Board(run.out) if run.tensorboard and rank == 0 else None
         self.saved_at, self.started = time.monotonic(), time.monotonic()
         self.losses: list[float] = []
 
-    def loss(self) -> Tensor:
-        """The loss of this worker's share of the step's batch; drawn from (seed, step, rank) alone."""
-        rng = np.random.default_rng((self.run.seed, self.step, self.rank))
+    def loss(self, turn: int = 0) -> Tensor:
+        """The loss of one of this worker's shares of the batch; drawn from (seed, step, share) alone."""
+        share = turn * self.run.workers + self.rank
+        rng = np.random.default_rng((self.run.seed, self.step, share))
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        count = max(self.stage.batch // self.run.workers, 1)
+        count = max(self.stage.batch // self.run.shares, 1)
         if self.stage.data == "crop":
             crops, head = self.store.crops(rng, count, side=64)
             return reconstruction_loss(self.pack, crops, head, generator, self.stage.sharpness)
-        batch = self.store.batch(rng, count, self.stage.frames)
-        return noise_loss(self.pack, batch, generator, self.stage, self.facts, self.alphas)
+        batch = self.store.batch(rng, count, self.stage.frames).to(self.device)
+        with torch.autocast(self.device.type, DTYPES[self.run.dtype], enabled=self.run.dtype != "fp32"):
+            return noise_loss(self.pack, batch, generator, self.stage, self.facts, self.alphas)
 
     def train_step(self) -> None:
         """Forward, backward, averaged gradients, one update."""
-        share = self.step / self.stage.steps
-        rate = self.stage.lr * min((self.step + 1) / WARMUP, 0.05 + 0.475 * (1 + math.cos(math.pi * share)))
+        rate = learning_rate(self.stage, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.loss()
-        loss.backward()
+        for turn in range(self.run.accumulate):
+            loss = self.loss(turn) / self.run.accumulate
+            loss.backward()
+            self.gradient[-1] += loss.detach()
         self.average_gradients()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.muon.step(rate)
+        self.losses.append(float(self.gradient[-1]))
         self.gradient.zero_()
-        decay = min(EMA, (self.step + 1) / (self.step + 10))
+        decay = min(self.stage.ema, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
         self.step += 1
-        self.losses.append(float(loss.detach()))
         if self.rank == 0:
             self.log()
+            self.look()
+
+    def check_frozen(self) -> None:
+        """What the stage does not train has not moved by a bit."""
+        moved = [name for name, value in sums(self.frozen).items() if value != self.before[name]]
+        assert not moved, f"{self.run.stage} changed {moved[:3]}"
 
     def average_gradients(self) -> None:
-        """Mean over workers; parameters that a batch did not touch count as zero."""
+        """Mean over workers, of the loss too; parameters that a batch did not touch count as zero."""
         if self.run.workers > 1:
             dist.all_reduce(self.gradient)
             self.gradient /= self.run.workers
 
     def log(self) -> None:
         """A line every 50 steps, a checkpoint now and then."""
-        if self.step % 50 == 0:
+        if self.step % LOG_EVERY == 0:
             line = {
                 "step": self.step,
-                "loss": round(float(np.mean(self.losses[-50:])), 5),
+                "loss": round(float(np.mean(self.losses[-LOG_EVERY:])), 5),
                 "s": round(time.monotonic() - self.started, 1),
             }
             with (self.run.out / "log.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            del self.losses[:-50]
+            if self.board:
+                self.board.add(line, learning_rate(self.stage, self.step - 1))
+            del self.losses[:-LOG_EVERY]
         if time.monotonic() - self.saved_at > self.run.save_every_s:
             self.save()
 
+    def look(self) -> None:
+        """A render with the averaged weights, where the run asks for one at this step."""
+        wanted = self.run.validation
+        if wanted is None or self.step % wanted.every:
+            return
+        kept = {n: p.detach().clone() for n, p in self.trained.items()}
+        self.export(self.run.out / "validation" / "pack")
+        with torch.no_grad():
+            for n, p in self.trained.items():
+                p.copy_(kept[n])
+        validate(wanted, self.run.out / "validation", self.step)
+
+    def drawn(self) -> dict[str, int]:
+        """What decides which data a step sees, beside its number."""
+        return {"seed": self.run.seed, "batch": self.stage.batch, "shares": self.run.shares}
+
     def save(self) -> None:
-        """Write the checkpoint, whole."""
+        """Write the checkpoint, whole, and the curve of the losses so far."""
         self.saved_at = time.monotonic()
         state = {
-            "stage": self.run.stage, "step": self.step,
+            "stage": self.run.stage, "step": self.step, "drawn": self.drawn(),
+            "losses": self.losses[-LOG_EVERY:],
             "optimizer": self.optimizer.state_dict(), "momentum": self.muon.momentum,
             "trained": {n: p.detach() for n, p in self.trained.items()}, "average": self.average,
             "facts": self.facts.state_dict() if self.facts else None,
         }  # fmt: skip
         with whole_file(self.run.out / "state.pt") as part:
             torch.save(state, part)
+        draw_curve(self.run.out)
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
         path = self.run.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
-        self.step = state["step"]
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        if state["stage"] != self.run.stage or state.get("drawn", self.drawn()) != self.drawn():
+            before, now = (state["stage"], state.get("drawn")), (self.run.stage, self.drawn())
+            raise UsageError(
+                f"{path} was begun with {before}, now it is {now}",
+                "Give the same stage, seed, batch, workers and accumulation, or another --out.",
+            )
+        self.step, self.losses = state["step"], list(state.get("losses", []))
+        if self.rank == 0:
+            cut_log(self.run.out, self.step)
         self.optimizer.load_state_dict(state["optimizer"])
         with torch.no_grad():
             for n, p in self.trained.items():
@@ -200,20 +273,34 @@ class Trainer:
         if self.facts:
             self.facts.load_state_dict(state["facts"])
 
-    def export(self) -> None:
-        """The pack with averaged weights, in half precision."""
+    def export(self, folder: Path | None = None) -> None:
+        """The pack with averaged weights, in half precision; its window as long as a motion stage's runs."""
         with torch.no_grad():
             for n, p in self.trained.items():
                 p.copy_(self.average[n])
-        save_pack(self.pack, self.run.out / "pack")
+        config = extended(self.pack.config, self.stage)
+        save_pack(replace(self.pack, config=config), folder or self.run.out / "pack")
+
+
+def learning_rate(stage: Stage, step: int) -> float:
+    """A warm-up, then a cosine to a twentieth of the rate, or the rate."""
+    cosine = 0.05 + 0.475 * (1 + math.cos(math.pi * step / stage.steps))
+    return stage.lr * min((step + 1) / stage.warmup, cosine if stage.schedule == "cosine" else 1.0)
+
+
+def sums(parameters: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """Two numbers of each parameter that any change would change."""
+    values = {name: p.detach() for name, p in parameters.items()}
+    return {n: (float(p.sum(dtype=torch.float64)), float(p.square().sum())) for n, p in values.items()}
 
 
 def flat_gradient(parameters: list[Tensor]) -> Tensor:
-    """One vector that holds all gradients: each `grad` is a view of it, in its parameter's layout.
+    """One vector that holds all gradients, and last the loss: each `grad` is a view of it, in its layout.
 
     The fused optimizer walks memory, so a gradient of another layout would be paired with the wrong weights.
     """
-    flat = torch.zeros(sum(p.numel() for p in parameters))
-    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    sizes = [p.numel() for p in parameters]
+    flat = torch.zeros(sum(sizes) + 1, device=parameters[0].device)
+    for p, part in zip(parameters, flat[:-1].split(sizes), strict=True):
         p.grad = part.as_strided(p.shape, p.stride())
     return flat

@@ -1,5 +1,6 @@
 """What each kind of stage minimizes."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,11 +14,8 @@ from dreamoving_cli.train.data import Batch
 
 HEAD_PIXEL = 4.0  # how much a pixel of the head counts beside any other, for the autoencoder
 LATENT_NOISE = 0.05  # the decoder must forgive small errors of the denoiser
-DROP_ALL = 0.1  # chance that a sample sees no prompt at all (classifier-free guidance)
-ABSENT = {"face": 0.15, "cloth": 0.15, "style": 0.0}  # chance that a kind is not attended to in a sample
-UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # the same for a whole batch
+UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # chance that a whole batch does not attend to a kind
 PERSON, HEAD = 3.0, 10.0  # how much a cell of the person, or of the head, counts beside one of the background
-SHARED_NOISE = 0.5  # variance share of the noise that all frames of a clip have in common
 
 
 def reconstruction_loss(
@@ -45,9 +43,12 @@ def sharpness_loss(out: Tensor, pictures: Tensor) -> Tensor:
 
 
 def _contrast(pictures: Tensor) -> Tensor:
-    """Mean squared gradient of 8x8 cells, never zero."""
+    """Mean size of the gradient in 4x4 windows, never zero.
+
+    Not its square: one bright dot a window would then buy the contrast that is missing everywhere else.
+    """
     across, down = pictures.diff(dim=-1)[..., :-1, :], pictures.diff(dim=-2)[..., :-1]
-    return F.avg_pool2d(across.square() + down.square(), 8, stride=4).mean(1) + 1e-3
+    return F.avg_pool2d(across.abs() + down.abs(), 4, stride=2).mean(1) + 0.02
 
 
 class Facts(nn.Module):
@@ -79,33 +80,53 @@ class Facts(nn.Module):
         return total
 
 
-def snr_schedule(pack: Pack) -> Tensor:
-    """The pack's alphas_cumprod, n."""
+def snr_schedule(pack: Pack, beta_schedule: str | None = None) -> Tensor:
+    """alphas_cumprod, n, of the pack's noise schedule, or of the stage's own."""
     from diffusers import DDIMScheduler
 
     wanted = pack.config.scheduler.model_dump(exclude={"clip_sample", "steps_offset"})
+    wanted |= {"beta_schedule": beta_schedule} if beta_schedule else {}
     scheduler: Any = DDIMScheduler(clip_sample=False, **wanted)
     return scheduler.alphas_cumprod
 
 
-def clip_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Unit noise b c f h w, partly common to all frames (mixed noise, Ge et al. 2023)."""
+def clip_noise(shape: tuple[int, ...], generator: torch.Generator, shared: float) -> Tensor:
+    """Unit noise b c f h w; `shared` of its variance common to all frames (mixed noise, Ge et al. 2023)."""
     own = torch.randn(shape, generator=generator)
-    if shape[2] == 1:
+    if shape[2] == 1 or not shared:
         return own
     common = torch.randn((*shape[:2], 1, *shape[3:]), generator=generator)
-    return SHARED_NOISE**0.5 * common + (1 - SHARED_NOISE) ** 0.5 * own
+    return shared**0.5 * common + (1 - shared) ** 0.5 * own
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Which samples see no text or no pictures, b each; 1 = dropped."""
+
+    text: Tensor
+    images: Tensor
+
+
+def draw_dropped(count: int, settings: Any, generator: torch.Generator) -> Dropped:
+    """As IP-Adapter does it: one draw decides between both, text alone, pictures alone and none."""
+    draw = torch.rand(count, generator=generator)
+    both = draw < settings.drop_both
+    text = (draw >= settings.drop_both) & (draw < settings.drop_both + settings.drop_text)
+    last = settings.drop_both + settings.drop_text + settings.drop_images
+    images = (draw >= settings.drop_both + settings.drop_text) & (draw < last)
+    return Dropped((both | text).float(), (both | images).float())
 
 
 def image_prompts(
-    pack: Pack, batch: Batch, dropped: Tensor, facts: Facts | None, generator: torch.Generator
+    pack: Pack, batch: Batch, dropped: Tensor, facts: Facts | None, generator: torch.Generator, absent: float
 ) -> tuple[list[list[Any]], Tensor]:
     """Keys of face, cloth and style for every cross-attention, strengths b 1 1 1, and the loss of `facts`."""
-    kinds, extra = [], torch.zeros(())
+    kinds, extra = [], dropped.new_zeros(())
     for kind, pixels in batch.pictures.items():
         if float(torch.rand((), generator=generator)) < UNUSED[kind]:
             continue
-        present = (torch.rand(len(pixels), generator=generator) >= ABSENT[kind]).float()
+        chance = 0.0 if kind == "style" else absent
+        present = (torch.rand(len(pixels), generator=generator) >= chance).float().to(dropped.device)
         kept = pixels * rearrange(1 - dropped, "b -> b 1 1 1")  # all zero means "no picture"
         tokens = pack.guider.tokens(kind, pack.image_features(kept))
         if facts is not None and kind in Facts.SIZES:
@@ -122,28 +143,43 @@ def noise_loss(
 ) -> Tensor:
     """Denoising loss of a batch under the stage's settings: prompts dropped, controls chosen."""
     count = len(batch.latents)
-    t = noise_levels(count, len(alphas), generator)
-    noise = clip_noise(tuple(batch.latents.shape), generator)
-    a, s = (rearrange(x, "b -> b 1 1 1 1") for x in (alphas[t].sqrt(), (1 - alphas[t]).sqrt()))
-    x = a * batch.latents + s * noise
-    dropped = (torch.rand(count, generator=generator) < DROP_ALL).float()
-    text = pack.encode_text(["" if d else c for d, c in zip(dropped.tolist(), batch.captions, strict=True)])
+    device = batch.latents.device  # what is drawn is drawn on the CPU: the same everywhere
+    t = noise_levels(count, len(alphas), generator, settings.high_noise)
+    noise = clip_noise(tuple(batch.latents.shape), generator, settings.shared_noise).to(device)
+    a, s = (rearrange(x, "b -> b 1 1 1 1").to(device) for x in (alphas[t].sqrt(), (1 - alphas[t]).sqrt()))
+    weights = snr_weights(alphas[t], settings.snr_gamma, pack.config.scheduler.prediction_type).to(device)
+    x, t = a * batch.latents + s * noise, t.to(device)
+    dropped = draw_dropped(count, settings, generator)
+    said = ["" if d else c for d, c in zip(dropped.text.tolist(), batch.captions, strict=True)]
+    text = pack.encode_text(said)
     prompts = [[(k, v, 1.0)] for k, v in pack.unet.text_keys(text)]
-    extra = torch.zeros(())
+    extra = noise.new_zeros(())
     if settings.images:
-        images, extra = image_prompts(pack, batch, dropped, facts, generator)
+        seen = dropped.images.to(device)
+        images, extra = image_prompts(pack, batch, seen, facts, generator, settings.absent)
         prompts = [list(p) + [keys[i] for keys in images] for i, p in enumerate(prompts)]
     residuals = control_residuals(pack, batch, x, t, text, settings, generator)
     guess = pack.unet(x, t, prompts, residuals, use_motion=settings.motion)
     wanted = (
         a * noise - s * batch.latents if pack.config.scheduler.prediction_type == "v_prediction" else noise
     )
-    return weighted_mean((guess - wanted).square(), batch) + 0.3 * extra
+    return weighted_mean((guess.float() - wanted).square() * weights, batch) + 0.3 * extra
 
 
-def noise_levels(count: int, levels: int, generator: torch.Generator) -> Tensor:
-    """Steps b, drawn in proportion to their number: poses and colors are decided where noise is high."""
-    return (torch.rand(count, generator=generator).sqrt() * levels).long().clamp(max=levels - 1)
+def noise_levels(count: int, levels: int, generator: torch.Generator, high: bool) -> Tensor:
+    """Steps b; high: in proportion to their number, as poses and colors are decided where noise is high."""
+    draw = torch.rand(count, generator=generator)
+    return ((draw.sqrt() if high else draw) * levels).long().clamp(max=levels - 1)
+
+
+def snr_weights(alphas: Tensor, gamma: float, prediction: str) -> Tensor:
+    """min-SNR weights (Hang et al. 2023) `b 1 1 1 1` at these alphas_cumprod b; ones where gamma is 0."""
+    weights = torch.ones_like(alphas)
+    if gamma:
+        snr = alphas / (1 - alphas).clamp(min=1e-8)
+        clipped = snr.clamp(max=gamma)
+        weights = clipped / (snr + 1) if prediction == "v_prediction" else clipped / snr.clamp(min=1e-8)
+    return rearrange(weights, "b -> b 1 1 1 1")
 
 
 def weighted_mean(errors: Tensor, batch: Batch) -> Tensor:
@@ -155,13 +191,18 @@ def weighted_mean(errors: Tensor, batch: Batch) -> Tensor:
 def control_residuals(
     pack: Pack, batch: Batch, x: Tensor, t: Tensor, text: Tensor, settings: Any, generator: torch.Generator
 ) -> list[Tensor] | None:
-    """Residuals of the controls drawn for this batch: pose alone, depth alone, both, or (rarely) none."""
+    """Residuals of the controls drawn for this batch: pose alone, depth alone, both, or (rarely) none.
+
+    A stage that trains nothing but ControlNets is never without: nothing could be learned from that.
+    """
     draw = float(torch.rand((), generator=generator))
-    if not settings.controls or draw > 0.97:
+    known = [kind for kind in batch.controls if kind in pack.controlnets]
+    others = any(not part.startswith("controlnet_") for part in settings.trains)
+    if not settings.controls or not known or (draw > 0.97 and others):
         return None
-    used = ["pose"] if draw < 0.55 else ["depth"] if draw < 0.75 else ["pose", "depth"]
+    drawn = ["pose"] if draw < 0.55 else ["depth"] if draw < 0.75 else ["pose", "depth"]
     every = []
-    for kind in used:
+    for kind in [kind for kind in drawn if kind in known] or known:
         net = pack.controlnets[kind]
         keys = [[(k, v, 1.0)] for k, v in net.text_keys(text)]
         every.append(net(x, t, keys, net.embed_control(batch.controls[kind]), use_motion=settings.motion))

@@ -38,6 +38,8 @@ class Muon:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """One update with learning rate `lr`."""
+        if not self.weights:
+            return
         updates = {n: torch.zeros_like(p) for n, p in self.weights.items()}
         rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for i, (name, p) in enumerate(self.weights.items()):

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 
 from dreamoving_cli.models.load import Pack, load_pack
-from dreamoving_cli.train.latents import as_video
+from dreamoving_cli.train.data import as_video
 from dreamoving_cli.train.start import require_clips
 
 EVERY = 5  # frames between two that are compared

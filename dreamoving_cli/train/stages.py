@@ -1,7 +1,7 @@
 """The stages as data: what is trained, on what, how fast. One loop (loop.py) runs them all.
 
 `autoencoder` and `picture` build what the miniature has instead of public weights; the rest is the paper's.
-Their defaults here are the miniature's; the paper's numbers at full size are in docs/training.md.
+STAGES has the miniature's values, PAPER those of DreaMoving (arXiv 2312.05107) at full size.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,21 @@ class Stage:
     facts: bool = False  # read colors and classes off the image tokens as well
     sharpness: float = 0.0  # weight of local contrast in the autoencoder's loss
     weight_decay: float = 1e-2
+    size: tuple[int, int] | None = None  # height, width that samples are cut to; None = as they are stored
+    crop: str = "center"  # or "random"
+    fps: float | None = None  # of the runs of frames; None = every stored frame
+    optimizer: str = "muon"  # for matrices; or "adamw" for all
+    schedule: str = "cosine"  # of the learning rate after the warm-up; or "constant"
+    warmup: int = 100  # steps
+    ema: float = 0.998
+    drop_text: float = 0.0  # chance that a sample sees the pictures without the text,
+    drop_images: float = 0.0  # the text without the pictures,
+    drop_both: float = 0.1  # neither
+    absent: float = 0.15  # chance that face or cloth is not attended to in a sample
+    shared_noise: float = 0.5  # variance share of the noise that all frames of a clip have in common
+    high_noise: bool = True  # steps drawn in proportion to their number, else all alike
+    snr_gamma: float = 0.0  # min-SNR weights (Hang et al. 2023); 0 = none
+    beta_schedule: str | None = None  # of the noise; None = the pack's
 
 
 ALL: dict[str, Any] = {"controls": True, "images": True, "motion": True}
@@ -41,3 +56,23 @@ STAGES = {
     "video-controlnet": Stage(("controlnet_",), "clip", 1e-4, 2, 200, frames=16, **ALL),
     "expression": Stage(("unet.motion.",), "clip", 1e-4, 2, 300, frames=16, **ALL),
 }  # fmt: skip
+
+FULL: dict[str, Any] = {
+    "optimizer": "adamw", "schedule": "constant", "warmup": 500, "ema": 0.9999, "absent": 0.0,
+    "shared_noise": 0.0, "high_noise": False, "drop_both": 0.1,
+}  # fmt: skip
+WITH_MOTION: dict[str, Any] = {**FULL, "frames": 64, "motion": True, "beta_schedule": "linear", "fps": 8.0}
+PAPER = {
+    "content-guider": Stage(
+        ("guider.",), "picture", 1e-4, 128, 100_000, images=True, size=(512, 512), crop="random",
+        beta_schedule="scaled_linear", **FULL | {"drop_text": 0.05, "drop_images": 0.05, "drop_both": 0.05},
+    ),
+    "long-frames": Stage(("unet.motion.",), "clip", 1e-4, 1, 10_000, size=(256, 256), **WITH_MOTION),
+    "video-controlnet": Stage(
+        ("controlnet_",), "clip", 1e-4, 1, 25_000, size=(352, 352), controls=True, **WITH_MOTION
+    ),
+    "expression": Stage(
+        ("unet.motion.",), "clip", 5e-5, 1, 20_000, size=(512, 512), controls=True, **WITH_MOTION
+    ),
+}  # fmt: skip
+SCALES = {"mini": STAGES, "paper": PAPER}

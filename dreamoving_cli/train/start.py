@@ -3,29 +3,38 @@
 from pathlib import Path
 from typing import Any
 
+from dreamoving_cli.dataset.shards import read_index
 from dreamoving_cli.errors import InputError
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.encoders import learn_tokenizer
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.loop import Run, settings, train
 from dreamoving_cli.train.mini import mini_config
+from dreamoving_cli.train.shard_store import ShardSample, is_sharded
 
 
 def start(run: Run) -> Path:
     """Train one stage and return the folder of the exported pack."""
     settings(run)  # an unknown stage is refused before anything is read
-    require_clips(run.data)
+    if not is_sharded(run.data):
+        require_clips(run.data)
     if run.init is not None:
-        return train(run, PackConfig.load(run.init / "config.json"))
+        return train(run)
     config = mini_config()
     return train(run, config, learn_words(run.data, config))
 
 
 def learn_words(data: Path, config: PackConfig) -> Any:
     """A tokenizer merged as in the training clips' captions, as large as the text encoder takes."""
+    return learn_tokenizer(said_in(data), config.text["vocab_size"], config.text["max_position_embeddings"])
+
+
+def said_in(data: Path) -> list[str]:
+    """Every caption of a data set."""
+    if is_sharded(data):
+        return [ShardSample(key, members).caption for key, members in read_index(data).items()]
     store = ClipStore(data)
-    sentences = [str(caption) for seed in store.seeds for caption in store.facts(seed)["captions"]]
-    return learn_tokenizer(sentences, config.text["vocab_size"], config.text["max_position_embeddings"])
+    return [str(caption) for seed in store.seeds for caption in store.facts(seed)["captions"]]
 
 
 def require_clips(data: Path, held_out: bool = False) -> ClipStore:

@@ -5,6 +5,7 @@ import os
 import signal
 import tarfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dreamoving_cli.cli import app
-from dreamoving_cli.dataset import build, jobs
+from dreamoving_cli.dataset import build, captions, jobs
 from dreamoving_cli.dataset.build import build_clips, check, read_manifest
 from dreamoving_cli.dataset.captions import read_captions, read_list
 from dreamoving_cli.dataset.jobs import Source
@@ -227,6 +228,33 @@ def test_tables_without_files_are_refused(text: str, tmp_path: Path) -> None:
 def test_impossible_rules_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Rules(**values)
+
+
+@dataclass(frozen=True)
+class Words:
+    caption: str
+
+
+class Witness:
+    """In the place of a captioner: tells the length of what it is shown."""
+
+    def describe(self, path: Path) -> Words:
+        from dreamoving_cli.media.video import probe
+
+        return Words(f"a clip of {probe(path).num_frames} frames")
+
+
+def test_a_captioner_describes_what_has_no_words(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (captions, build):
+        monkeypatch.setattr(module, "describer", lambda name: Witness())
+    source = Source("a.mp4", videos / "a_two_shots.mp4", (Stretch(Fraction(0), Fraction(1)),))
+    said = replace(source, listed=(Stretch(Fraction(0), Fraction(1), "mine"),))
+    for name, given, words in (("one", source, "a clip of 12 frames"), ("two", said, "mine")):
+        build_clips([given], replace(RULES, captioner="mini"), tmp_path / name, 1, quiet)
+        [members] = read_index(tmp_path / name).values()
+        assert members["txt"].read().decode().strip() == words
 
 
 def double_or_die(number: int) -> int:
