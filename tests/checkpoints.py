@@ -145,7 +145,8 @@ def filled_pack(settings: PackConfig, seed: int = 0) -> Pack:
     for part in [part for network in pack.networks().values() for part in network.modules()]:
         for name, weight in part.named_parameters(recurse=False):
             start = int(torch.randint(2**21, (), generator=generator))
-            row = noise[start : start + 2**21].repeat(-(-weight.numel() // 2**21))[: weight.numel()]
+            size = min(weight.numel(), 2**21)
+            row = noise[start : start + size].repeat(-(-weight.numel() // size))[: weight.numel()]
             spread = 0.02 if weight.ndim == 1 else weight[0].numel() ** -0.5
             value = row.mul_(spread).reshape(weight.shape)
             if isinstance(part, nn.GroupNorm | nn.LayerNorm) and name == "weight":

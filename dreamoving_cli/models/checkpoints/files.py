@@ -116,8 +116,8 @@ def convert_pickle(part: Part, target: Path) -> None:
     state = dict(_apart(_unpickled(part, "cpu")))
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as part:
-        save_file(state, part)
+    with whole_file(target) as scratch:
+        save_file(state, scratch)
 
 
 def _apart(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
