@@ -5,6 +5,7 @@ and one worker that accumulates them sees the same batch. On a CPU workers hold 
 busy one beats many threads.
 """
 
+import copy
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack, save_pack
 from dreamoving_cli.train.curve import Board, cut_log, draw_curve
-from dreamoving_cli.train.losses import Facts, noise_loss, reconstruction_loss, snr_schedule
+from dreamoving_cli.train.losses import Facts, drift, noise_loss, reconstruction_loss, snr_schedule
 from dreamoving_cli.train.muon import Muon, is_matrix
 from dreamoving_cli.train.principal import start_from_components
 from dreamoving_cli.train.shard_store import open_store
@@ -129,6 +130,7 @@ class Trainer:
         self.trained = {n: p.requires_grad_(True) for n, p in named.items() if n.startswith(stage.trains)}
         self.frozen = {n: p for n, p in named.items() if n not in self.trained}
         self.before = sums(self.frozen)
+        self.vae_at_start = copy.deepcopy(pack.vae).requires_grad_(False) if stage.anchor else None
         if not self.trained:
             parts = ", ".join(stage.trains)
             raise UsageError(f"the model has nothing that '{run.stage}' trains ({parts})", "Choose another.")
@@ -162,11 +164,18 @@ class Trainer:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         count = max(self.stage.batch // self.run.shares, 1)
         if self.stage.data == "crop":
-            crops, head = self.store.crops(rng, count, side=64)
-            return reconstruction_loss(self.pack, crops, head, generator, self.stage.sharpness)
+            return self.crop_loss(rng, generator, count)
         batch = self.store.batch(rng, count, self.stage.frames).to(self.device)
         with torch.autocast(self.device.type, DTYPES[self.run.dtype], enabled=self.run.dtype != "fp32"):
             return noise_loss(self.pack, batch, generator, self.stage, self.facts, self.alphas)
+
+    def crop_loss(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
+        """The autoencoder's loss on `count` crops."""
+        crops, head = (x.to(self.device) for x in self.store.crops(rng, count, side=64))
+        loss = reconstruction_loss(self.pack, crops, head, generator, self.stage.sharpness)
+        if self.vae_at_start is None:
+            return loss
+        return loss + self.stage.anchor * drift(self.pack.vae, self.vae_at_start, crops)
 
     def train_step(self) -> None:
         """Forward, backward, averaged gradients, one update."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dreamoving_cli.models.controlnet import add_residuals
 from dreamoving_cli.models.load import Pack
+from dreamoving_cli.models.vae import VAE
 from dreamoving_cli.train.data import Batch
 
 HEAD_PIXEL = 4.0  # how much a pixel of the head counts beside any other, for the autoencoder
@@ -26,7 +27,7 @@ def reconstruction_loss(
     pictures: n 3 h w; head: n 1 h w, 0..1: eyes and mouths are a few pixels, and a person is turned by them.
     """
     raw = pack.vae.encode_raw(pictures)
-    noise = torch.randn(raw.shape, generator=generator) * LATENT_NOISE
+    noise = torch.randn(raw.shape, generator=generator).to(raw) * LATENT_NOISE
     out = pack.vae.decode_raw(raw + noise)
     weights = 1 + (HEAD_PIXEL - 1) * head
     error = out - pictures
@@ -35,6 +36,13 @@ def reconstruction_loss(
     loss = (error.abs() * weights).mean() + 0.5 * (error.square() * weights).mean() + edges
     loss = loss + 1e-3 * raw.square().mean()
     return loss + sharpness * sharpness_loss(out, pictures) if sharpness else loss
+
+
+def drift(vae: VAE, start: VAE, pictures: Tensor) -> Tensor:
+    """Mean squared change of the latents since the `start`: a model that was trained on those still fits."""
+    with torch.no_grad():
+        before = start.encode_raw(pictures)
+    return (vae.encode_raw(pictures) - before).square().mean()
 
 
 def sharpness_loss(out: Tensor, pictures: Tensor) -> Tensor:

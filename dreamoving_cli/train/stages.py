@@ -23,6 +23,7 @@ class Stage:
     motion: bool = False
     facts: bool = False  # read colors and classes off the image tokens as well
     sharpness: float = 0.0  # weight of local contrast in the autoencoder's loss
+    anchor: float = 0.0  # weight of how far the autoencoder's latents move away from those at the start
     weight_decay: float = 1e-2
     size: tuple[int, int] | None = None  # height, width that samples are cut to; None = as they are stored
     crop: str = "center"  # or "random"
@@ -46,6 +47,7 @@ IMAGE_PROMPTS = ("guider.", "image_encoder.")
 STAGES = {
     "autoencoder": Stage(("vae.",), "crop", 1e-3, 32, 4000),
     "decoder": Stage(("vae.vae.decoder.",), "crop", 4e-4, 32, 800, sharpness=0.03),
+    "refit": Stage(("vae.",), "crop", 8e-4, 32, 800, sharpness=0.3, anchor=5.0),
     "picture": Stage(
         ("unet.unet.", "controlnet_pose.controlnet.", "controlnet_depth.controlnet.", "text_encoder.",
          *IMAGE_PROMPTS),

@@ -331,3 +331,16 @@ def test_measures_of_the_report_are_what_they_say() -> None:
     assert person_box(mask) is None
     mask[3:13, 5:15] = 255
     assert person_box(mask) == (slice(3, 13), slice(5, 15))
+
+
+def test_refitting_holds_the_latents_near_their_start(data: Path, start: Path, tmp_path: Path) -> None:
+    """Ten steps with the anchor move the latents less than ten without; but they do move."""
+    moved = {}
+    crops, _ = ClipStore(data).crops(np.random.default_rng(9), 4, side=64)
+    for anchor in (0.0, 100.0):
+        stage = replace(STAGES["refit"], batch=4, steps=10, warmup=1, anchor=anchor)
+        run = Run("refit", data, tmp_path / str(anchor), init=start, chosen=stage)
+        before, after = load_pack(start).vae, load_pack(train(run)).vae
+        with torch.no_grad():
+            moved[anchor] = float(losses.drift(after, before, crops))
+    assert 0 < moved[100.0] < 0.5 * moved[0.0]
