@@ -131,7 +131,7 @@ class CaptionTrainer:
         self.model, self.heads = Captioner(config, self.tokenizer), Heads(config.vision.width)
         start(self.model, self.store)
         self.around = self.model.prompt_ids(PROMPT)
-        named = {
+        named: dict[str, Tensor] = {
             **dict(self.model.named_parameters()),
             **{f"heads.{n}": p for n, p in self.heads.named_parameters()},
         }
@@ -171,7 +171,7 @@ class CaptionTrainer:
         self.optimizer.step()
         self.muon.step(rate)
         with torch.no_grad():
-            moved = [p for _, p in self.model.named_parameters()]
+            moved: list[Tensor] = list(self.model.parameters())
             decay = min(EMA, (self.step + 1) / (self.step + 10))
             torch._foreach_lerp_(list(self.average.values()), moved, 1 - decay)
         self.step += 1
@@ -234,8 +234,9 @@ def start(model: Captioner, store: PictureStore) -> None:
     middle = patches.mean(0)
     sizes, directions = torch.linalg.eigh((patches - middle).T @ (patches - middle) / len(patches))
     weights = (directions / (sizes.clamp(min=0) + NOISE).sqrt())[:, -vision.width :].T * STRENGTH
-    eyes.patch_embed["proj"].weight.copy_(weights.view_as(eyes.patch_embed["proj"].weight))
-    eyes.patch_embed["proj"].bias.copy_(-weights @ middle)
+    first: Any = eyes.patch_embed["proj"]
+    first.weight.copy_(weights.view_as(first.weight))
+    first.bias.copy_(-weights @ middle)
     eyes.pos_embed[:, 1:].copy_(STRENGTH * waves(vision.grid, vision.width))
 
 

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dreamoving_cli import paths
+from dreamoving_cli.caption import for_render
 from dreamoving_cli.cli import app
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.media.images import write_image
@@ -175,3 +176,20 @@ def wait_for_state(folder: Path, process: subprocess.Popen[str]) -> Path:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     raise AssertionError("no state after five minutes")
+
+
+def test_the_prompt_that_was_worded_is_told_and_recorded(
+    run: Callable[..., Any], inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "a person is dancing, before a red wall"
+    monkeypatch.setattr(for_render, "footage", lambda options: inputs / "dance.mp4")
+    monkeypatch.setattr(for_render, "worded", lambda *given: (told, f"prompt, from dance.mp4: {told}"))
+    monkeypatch.setattr(for_render, "choose_captioner", lambda model, device: None)
+    result = run("--caption", "force")
+    assert f"prompt, from dance.mp4: {told}" in result.stderr
+    record = record_path(Path(result.stdout.strip()))
+    assert load_preset(record).prompt == told
+    (inputs / "words.txt").write_text("# mine\non a beach\n")
+    again = run("--prompt-file", "words.txt", "--dry-run")
+    assert "prompt, from words.txt: on a beach" in again.stderr
+    assert run("--prompt-file", "words.txt", "--prompt", "in a park").exit_code == 2

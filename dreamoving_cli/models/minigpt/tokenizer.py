@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from dreamoving_cli.errors import WeightsError
 
@@ -143,14 +144,15 @@ def read_tokenizer(path: Path) -> Tokenizer:
 def parse_tokenizer(data: bytes) -> Tokenizer:
     """The tokenizer in the bytes of a SentencePiece file (a protocol buffer)."""
     pieces: list[Piece] = []
-    kind, normalizer = 0, {}
+    kind = 0
+    normalizer: dict[int, Any] = {}
     for number, value in _fields(data):
         if number == 1 and isinstance(value, bytes):
-            entry = dict(_fields(value))
+            entry: dict[int, Any] = dict(_fields(value))
             score = struct.unpack("<f", entry.get(2, b"\0\0\0\0"))[0]
             pieces.append(Piece(entry[1].decode(), score, entry.get(3, NORMAL)))
         elif number == 2 and isinstance(value, bytes):
-            kind = dict(_fields(value)).get(3, 1)
+            kind = int(dict(_fields(value)).get(3, 1))
         elif number == 3 and isinstance(value, bytes):
             normalizer = dict(_fields(value))
     if kind != BPE or not pieces:
