@@ -46,21 +46,33 @@ def choose_captioner(asked: str = "auto", device: str = "auto", dtype: str = "au
         return Chosen(Path(asked).name, Path(asked), on, precision, f"model: {asked}")
     if asked not in ("auto", FULL, MINI):
         raise UsageError(f"model is '{asked}'", f"Choose auto, {FULL}, {MINI}, or a captioner's folder.")
+    why = ""
     if asked == "auto":
-        lacks = [] if is_installed() else ["its files are not here"]
-        lacks += [] if on.type == "cuda" else ["there is no CUDA device"]
-        asked, why = (MINI, f" ({FULL}: {' and '.join(lacks)})") if lacks else (FULL, "")
-    else:
-        why = ""
-    if asked == MINI and not (MINI_CAPTIONER / "config.json").is_file():
+        asked, why = automatic(on.type)
+    if asked == FULL:
+        files = public_files()
+        return Chosen(FULL, files, on, precision, f"model: {FULL}, {fits(files, on, precision)}")
+    if not has_mini():
         raise WeightsError(
-            "the miniature captioner is not in this installation",
-            "Run: dreamoving models pull caption; or train it (docs/training.md).",
+            f"the miniature captioner does not ship with this version{why}",
+            "Run: dreamoving models pull caption; or train one (docs/training.md) for --model FOLDER.",
         )
-    if asked == MINI:
-        return Chosen(MINI, MINI_CAPTIONER, on, precision, f"model: {MINI}, the miniature{why}")
-    files = public_files()
-    return Chosen(FULL, files, on, precision, f"model: {FULL}, {fits(files, on, precision)}")
+    return Chosen(MINI, MINI_CAPTIONER, on, precision, f"model: {MINI}, the miniature{why}")
+
+
+def automatic(device: str) -> tuple[str, str]:
+    """The captioner of `auto`, and why it is the miniature; without one, MiniGPT-v2 runs on the CPU too."""
+    installed = is_installed()
+    lacks = [] if installed else ["its files are not here"]
+    lacks += [] if device == "cuda" else ["there is no CUDA device"]
+    if not lacks or (installed and not has_mini()):
+        return FULL, ""
+    return MINI, f" ({FULL}: {' and '.join(lacks)})"
+
+
+def has_mini() -> bool:
+    """Whether the miniature is in this installation."""
+    return (MINI_CAPTIONER / "config.json").is_file()
 
 
 def is_installed() -> bool:

@@ -125,6 +125,34 @@ def test_refusals(
     assert sentence in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("device", "installed", "trained", "expected"),
+    [
+        ("cuda", True, True, models.FULL),
+        ("cpu", True, True, models.MINI),
+        ("cuda", False, True, models.MINI),
+        ("cpu", True, False, models.FULL),
+        ("cpu", False, False, models.MINI),
+    ],
+)
+def test_which_captioner_auto_takes(
+    device: str, installed: bool, trained: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "is_installed", lambda: installed)
+    monkeypatch.setattr(models, "has_mini", lambda: trained)
+    name, why = models.automatic(device)
+    assert name == expected
+    assert ("there is no CUDA device" in why) == (name == models.MINI and device == "cpu")
+
+
+def test_without_a_miniature_the_way_to_one_is_told(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "MINI_CAPTIONER", tmp_path / "none")
+    result = CliRunner().invoke(app, ["caption", str(clip), "--model", "mini"])
+    assert (result.exit_code, "dreamoving models pull caption" in result.stderr) == (4, True)
+
+
 def test_memory_is_told_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
