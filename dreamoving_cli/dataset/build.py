@@ -74,13 +74,13 @@ def build_clips(
         return told("clips", len(sources), outcome, {})
     work, settings = Work(out), {"kind": "clips", "rules": rules.told()}
     if work.manifest.exists():
-        return complete(work, settings)
+        return complete(work, settings, [source.name for source in sources])
     with work.open(settings):
         jobs, outcome = find_clips(sources, rules, work, workers, on_progress)
         for i, (job, sample) in enumerate(run_jobs(clip_sample, jobs, workers)):
             on_progress("clips", i + 1, len(jobs))
             note(outcome, sample or Sample(job.key, {}, Drop("unreadable", DIED)), job)
-        return pack(work, settings, outcome, len(sources))
+        return pack(work, settings, outcome, [source.name for source in sources])
 
 
 def build_pictures(
@@ -95,7 +95,7 @@ def build_pictures(
     refuse_captioner(rules)
     work, settings = Work(out), {"kind": "pictures", "rules": rules.told()}
     if work.manifest.exists():
-        return complete(work, settings)
+        return complete(work, settings, [picture.name for picture in pictures])
     outcome, seen = Outcome(), set[str]()
     with work.open(settings):
         jobs = [PictureJob(picture, tuple(captions.items()), rules, work) for picture in pictures]
@@ -107,7 +107,7 @@ def build_pictures(
                 continue
             seen.add(sample.key)
             note(outcome, sample, job)
-        return pack(work, settings, outcome, len(pictures))
+        return pack(work, settings, outcome, [picture.name for picture in pictures])
 
 
 def refuse_captioner(rules: Rules) -> None:
@@ -172,7 +172,7 @@ def survey_only(sources: Sequence[Source], rules: Rules, workers: int, on_progre
     return outcome
 
 
-def pack(work: Work, settings: dict[str, Any], outcome: Outcome, files: int) -> Report:
+def pack(work: Work, settings: dict[str, Any], outcome: Outcome, files: Sequence[str]) -> Report:
     """Shards, the sheet, and last the manifest: where it is, the data set is whole."""
     outcome.kept.sort(key=lambda sample: sample.key)
     outcome.dropped.sort(key=lambda entry: (entry["file"], entry.get("start_s", 0), entry["key"]))
@@ -186,9 +186,11 @@ def pack(work: Work, settings: dict[str, Any], outcome: Outcome, files: int) -> 
         shards.append({"file": path.name, "sha256": file_sha256(path), "size_bytes": path.stat().st_size,
                        "samples": len(shard)})  # fmt: skip
     write_sheets(work, outcome)
-    report = told(settings["kind"], files, outcome, {"shards": shards, "folder": work.out})
-    manifest = {"format": FORMAT, "version": VERSION, **settings, "counts": counts(report), "shards": shards,
-                "samples": samples, "dropped": outcome.dropped, "skipped": outcome.skipped}  # fmt: skip
+    report = told(settings["kind"], len(files), outcome, {"shards": shards, "folder": work.out})
+    manifest = {
+        "format": FORMAT, "version": VERSION, **settings, "files": sorted(files), "counts": counts(report),
+        "shards": shards, "samples": samples, "dropped": outcome.dropped, "skipped": outcome.skipped,
+    }  # fmt: skip
     write_json(work.manifest, manifest)
     work.remove()
     return report
@@ -231,9 +233,11 @@ def counts(report: Report) -> dict[str, Any]:
     return {name: value for name, value in asdict(report).items() if name not in ("kind", "folder", "sheet")}
 
 
-def complete(work: Work, settings: Mapping[str, Any]) -> Report:
+def complete(work: Work, settings: Mapping[str, Any], files: Sequence[str]) -> Report:
     """The report of a data set that is there already; refuses one that was made otherwise."""
     manifest = read_manifest(work.out)
+    if manifest["files"] != sorted(files):
+        raise OutputError(f"{work.out} holds a data set made from other files", "Give a new folder.")
     if any(manifest.get(key) != value for key, value in settings.items()):
         raise OutputError(f"{work.out} holds a data set made by other rules", "Give a new folder.")
     work.remove()

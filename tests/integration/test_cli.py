@@ -29,6 +29,7 @@ COMMANDS = (
     [], ["render"], ["extract-pose"], ["quality"], ["examples"],
     ["presets"], ["presets", "list"], ["presets", "show"], ["presets", "schema"],
     ["models"], ["models", "list"], ["models", "path"],
+    ["dataset"], ["dataset", "build"], ["dataset", "pictures"], ["dataset", "check"], ["train"], ["evaluate"],
 )  # fmt: skip
 
 

@@ -168,6 +168,8 @@ def test_a_finished_build_is_only_told_again(built: Path, videos: Path) -> None:
     before = hashes(built)
     assert build_clips(sources(videos), RULES, built, 1, quiet).samples == 3
     assert hashes(built) == before
+    with pytest.raises(OutputError, match="made from other files"):
+        build_clips(sources(videos)[1:], RULES, built, 1, quiet)
     with pytest.raises(OutputError, match="made by other rules"):
         build_clips(sources(videos), Rules(side=128), built, 1, quiet)
 
