@@ -127,7 +127,7 @@ class ClipStore:
         return Batch(
             latents=latents,
             person=F.adaptive_avg_pool3d(alpha, cells),
-            head=head_cover(torch.from_numpy(points), alpha.shape[-2:], cells[-2:])[:, None],
+            head=head_cover(torch.from_numpy(points), (alpha.shape[-2], alpha.shape[-1]), cells[1:])[:, None],
             controls={
                 "pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255,
                 "depth": depth.float() / 255,

@@ -272,7 +272,7 @@ def decode(content: bytes, picks: Sequence[int], fps: Fraction) -> list[np.ndarr
     """Frames of a video of ours, uint8 h w c each; picks rise."""
     found: dict[int, np.ndarray] = {}
     wanted = set(picks)
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), "r") as container:
         stream = container.streams.video[0]
         assert stream.time_base is not None
         container.seek(int(picks[0] / fps / stream.time_base), stream=stream)
