@@ -21,6 +21,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dreamoving_cli.models.checkpoints.files import apart
 from dreamoving_cli.models.config import MotionConfig, PackConfig, VaeConfig
 from dreamoving_cli.models.encoders import learn_tokenizer
 from dreamoving_cli.models.keys import adapter_attentions
@@ -148,7 +149,7 @@ def filled_pack(settings: PackConfig, seed: int = 0) -> Pack:
             size = min(weight.numel(), 2**21)
             row = noise[start : start + size].repeat(-(-weight.numel() // size))[: weight.numel()]
             spread = 0.02 if weight.ndim == 1 else weight[0].numel() ** -0.5
-            value = row.mul_(spread).reshape(weight.shape)
+            value = (row * spread).reshape(weight.shape)  # no view: it would keep all that was repeated
             if isinstance(part, nn.GroupNorm | nn.LayerNorm) and name == "weight":
                 value += 1
             setattr(part, name, nn.Parameter(value, requires_grad=False))
@@ -470,7 +471,7 @@ def write_lock(folder: Path, files: Mapping[str, Path]) -> Path:
 
 def save(path: Path, state: Mapping[str, Tensor]) -> Path:
     """A safetensors file."""
-    save_file({key: value.clone().contiguous() for key, value in state.items()}, path)
+    save_file(dict(apart(state)), path)
     return path
 
 

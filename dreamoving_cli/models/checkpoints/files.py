@@ -113,14 +113,14 @@ def read_shapes(part: Part) -> dict[str, Tensor]:
 
 def convert_pickle(part: Part, target: Path) -> None:
     """Write the pickle's tensors as safetensors; the copy appears whole."""
-    state = dict(_apart(_unpickled(part, "cpu")))
+    state = dict(apart(_unpickled(part, "cpu")))
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as scratch:
         save_file(state, scratch)
 
 
-def _apart(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def apart(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Tensors that share no storage, as safetensors asks; those that share none are not copied."""
     seen = set()
     for name, value in state.items():
