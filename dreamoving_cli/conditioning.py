@@ -54,6 +54,7 @@ class Prompts:
     controls: dict[str, Layers]  # by kind; text only
     guidance_scale: float
     guidance_span: tuple[float, float] = (0.0, 1.0)  # shares of the steps between which guidance acts
+    guidance_rescale: float = 0.0
 
     @property
     def branches(self) -> int:
@@ -91,7 +92,7 @@ def encode_prompts(
         kind: [[(k, v, 1.0)] for k, v in net.text_keys(text)] for kind, net in pack.controlnets.items()
     }
     span = options.guidance_start, options.guidance_end
-    return Prompts(layers, controls, options.guidance_scale, span)
+    return Prompts(layers, controls, options.guidance_scale, span, options.guidance_rescale)
 
 
 def image_layers(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> list[list[Prompt]]:
@@ -140,7 +141,7 @@ def make_predict_noise(
             if c.acts_at(step, len(steps))
         ]
         noise = pack.unet(x, at, unet_prompts, add_residuals(residuals) if residuals else None)
-        return guide(noise.float(), guidance_scale)
+        return guide(noise.float(), guidance_scale, prompts.guidance_rescale)
 
     return predict_noise
 
@@ -156,12 +157,19 @@ def put(x: Tensor, place: Place) -> Tensor:
     return x.to(place.dtype).to(place.device)
 
 
-def guide(noise: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022); noise: (g b) c f h w, uncond first if guided."""
+def guide(noise: Tensor, guidance_scale: float, rescale: float = 0.0) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022); noise: (g b) c f h w, uncond first if guided.
+
+    rescale: how far each frame gets the unguided deviation back (Lin et al. 2023, eq. 14 to 16).
+    """
     if guidance_scale == 1:
         return noise
     uncond, cond = noise.chunk(2)
-    return uncond + guidance_scale * (cond - uncond)
+    guided = uncond + guidance_scale * (cond - uncond)
+    if not rescale:
+        return guided
+    was, now = (x.std((1, 3, 4), keepdim=True) for x in (cond, guided))
+    return guided * (1 - rescale + rescale * was / now)
 
 
 @dataclass

@@ -205,6 +205,7 @@ class RenderOptions(Options):
     guidance_scale: float = field(
         2.0, "Look", "Classifier-free guidance; 1 is off and twice as fast.", strict=True, ge=1, le=30
     )
+    guidance_rescale: Share = field(0.0, "Look", "Keeps guidance from glaring colors; 1 is most, 0 off.")
     guidance_start: Share = field(0.0, "Look", "Share of the steps after which guidance begins.")
     guidance_end: Share = field(1.0, "Look", "Share of the steps after which guidance ends: faster.")
     face_strength: Strength = field(1.0, "Look", "Weight of --face; 0 is off.")

@@ -43,6 +43,14 @@ def test_guidance_moves_from_uncond_towards_cond() -> None:
     assert guide(noise, 1.0) is noise
 
 
+def test_rescaled_guidance_keeps_each_frame_s_deviation() -> None:
+    noise = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    plain, half, whole = (guide(noise, 4.0, rescale) for rescale in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(whole.std((1, 3, 4)), noise[1:].std((1, 3, 4)))
+    torch.testing.assert_close(half, (plain + whole) / 2)
+    torch.testing.assert_close(guide(noise[:, :, 1:2], 4.0, 1.0), whole[:, :, 1:2])  # a frame's own affair
+
+
 def test_guidance_of_one_has_no_uncond_branch(pack: Pack) -> None:
     picture = ImagePrompts({"cloth": [np.zeros((40, 40, 3), np.uint8)]})
     for scale, branches in ((1.0, 1), (2.0, 2)):
