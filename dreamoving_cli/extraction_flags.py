@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dreamoving_cli.errors import InputError, OutputError, UsageError, UserError
-from dreamoving_cli.terminal import say
+from dreamoving_cli.terminal import say, switch
 
 if TYPE_CHECKING:
     from dreamoving_cli.extract.footage import Stretch
@@ -27,6 +27,7 @@ def option(name: str, text: str, panel: str, **more: Any) -> Any:
 SIZE = option("--size", "Look at the video at WIDTHxHEIGHT, cropped at its center.", FILES)
 FPS = option("--fps", "Frames a second (default: the video's own).", FILES)
 START = option("--start", "Begin here: seconds or M:SS.", FILES)
+RESUME = switch("--resume", "Go on with an extraction that was cut off.")
 DURATION = option("--duration", "Look at this much: seconds or M:SS.", FILES)
 
 

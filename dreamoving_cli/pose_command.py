@@ -14,6 +14,7 @@ from dreamoving_cli.extraction_flags import (
     DURATION,
     FILES,
     FPS,
+    RESUME,
     SIZE,
     START,
     all_of,
@@ -97,6 +98,7 @@ def extract_pose(
     fade: Annotated[bool, FADE] = False,
     fit: Annotated[str, FIT] = "source",
     metrics: Annotated[str | None, METRICS] = None,
+    resume: Annotated[bool, RESUME] = False,
     skip_existing: Annotated[bool, switch("--skip-existing", "Leave out what is there already.")] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = 0,
@@ -126,7 +128,7 @@ def extract_pose(
     drawn = {part: part in parts for part in PARTS}
     style = Style(**drawn, thickness=thickness, fade=fade)
     outputs = Outputs(output, keypoints, openpose, coco, preview)
-    job = PoseJob(only_keypoints(outputs), stretch, options, style, fit, overwrite)
+    job = PoseJob(only_keypoints(outputs), stretch, options, style, fit, overwrite, resume)
     videos = many(source)
     if videos is None:
         one(Path(source), job, metrics, skip_existing)

@@ -4,14 +4,12 @@ The distances wait in a file beside the output until all is written. After an in
 and `resume` goes on with it.
 """
 
-import logging
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -24,7 +22,13 @@ from dreamoving_cli.extract.depth import HEADER, ClipDepth, DepthNetwork, DepthR
 from dreamoving_cli.extract.depth_networks import DepthOptions, open_network
 from dreamoving_cli.extract.depth_preview import check_preview, write_preview
 from dreamoving_cli.extract.depth_tone import as_8_bit, as_16_bit
-from dreamoving_cli.extract.footage import Stretch, sound_of
+from dreamoving_cli.extract.footage import (
+    Stretch,
+    kept_if_interrupted,
+    say_where,
+    sound_of,
+    what_is_read,
+)
 from dreamoving_cli.media.video import Clip
 from dreamoving_cli.media.whole import check_output, part_folder
 from dreamoving_cli.media.writer import codec_of, write_video
@@ -34,8 +38,6 @@ FORMATS = ("mp4", "png8", "png16", "npz")
 BATCH = 8  # frames drawn at once
 STATE = ".depth.state"
 SPARE = 64 * 2**20  # bytes of disk that are left to others
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def extract_depth_files(
     with ExitStack() as stack:
         clip = stack.enter_context(job.stretch.open(source))
         network = open_with(job.options)
-        store = stack.enter_context(kept_if_interrupted(source, job, clip, network))
+        store = stack.enter_context(open_store(source, job, clip, network))
         depth, report = find_depth(
             clip, network, store, smooth=job.options.smooth,
             on_frame=lambda done: on_progress("depth", done, clip.num_frames),
@@ -117,39 +119,21 @@ def form_of(job: DepthJob) -> str:
 
 
 @contextmanager
-def kept_if_interrupted(
-    source: Path, job: DepthJob, clip: Clip, network: DepthNetwork
-) -> Iterator[DepthStore]:
-    """The file of distances beside the output: gone when all is written, left and told of when not."""
+def open_store(source: Path, job: DepthJob, clip: Clip, network: DepthNetwork) -> Iterator[DepthStore]:
+    """The file of distances beside the output; of an interruption it is left if there is anything in it."""
     path = job.output.with_name(job.output.name + STATE)
     shape = (clip.num_frames, *network.size(clip.height, clip.width))
     refuse_full_disk(path, 4 * int(np.prod(shape)))
-    store = DepthStore(path, shape, made_from(source, clip, network), resume=job.resume)
-    if job.resume:
-        logger.warning(
-            "%s", f"going on after frame {store.done}" if store.done else "starting from the beginning"
-        )
-    try:
-        yield store
-    except BaseException:
-        store.close()
-        if store.done:
-            logger.warning("not finished; the same command with --resume goes on from %s", path)
-        else:
-            path.unlink(missing_ok=True)
-        raise
-    store.close()
-    path.unlink(missing_ok=True)
-
-
-def made_from(source: Path, clip: Clip, network: DepthNetwork) -> dict[str, Any]:
-    """All that decides the distances, as plain values."""
-    file = source.stat()
-    return {
-        "source": [str(source.absolute()), file.st_size, file.st_mtime_ns],
-        "stretch": [str(clip.fps), str(clip.start_s), clip.height, clip.width],
-        "network": network.identity,
-    }
+    made_from = what_is_read(source, clip) | {"network": network.identity}
+    with kept_if_interrupted(path):
+        store = DepthStore(path, shape, made_from, resume=job.resume)
+        say_where(job.resume, store.done)
+        try:
+            yield store
+        finally:
+            store.close()
+            if not store.done:
+                path.unlink(missing_ok=True)
 
 
 def refuse_full_disk(path: Path, need: int) -> None:

@@ -54,6 +54,7 @@ def open_network(options: DepthOptions) -> DepthNetwork:
         if device.type != "cpu":
             return ZoeNetwork(here[0], device)
         logger.warning("the light depth network is used: ZoeDepth takes a minute a frame without a GPU")
+    logger.warning("the light depth network's weights are early: look at its maps before you use them")
     return LightNetwork(device)
 
 

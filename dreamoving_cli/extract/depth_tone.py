@@ -27,10 +27,11 @@ class Limits:
 
     def nearness(self, distances: np.ndarray) -> np.ndarray:
         """1 at `near` and before, 0 at `far` and behind; a clip of one distance has no shape and is all 0."""
-        span = self.far - self.near
-        if span <= 0:
+        span = np.float32(self.far - self.near)
+        if span < np.finfo(np.float32).tiny:
             return np.zeros_like(distances)
-        return np.asarray(np.clip(1 - (distances - np.float32(self.near)) / np.float32(span), 0, 1))
+        with np.errstate(over="ignore"):  # far beyond the limits is as good as at them
+            return np.asarray(np.clip(1 - (distances - np.float32(self.near)) / span, 0, 1))
 
 
 def limits_of(blocks: Blocks) -> Limits:

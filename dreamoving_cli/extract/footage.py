@@ -1,11 +1,17 @@
-"""What the extractors share: the stretch of a video that is looked at, and its sound."""
+"""What the extractors share: the stretch of a video that is looked at, its sound, work that is cut off."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from dreamoving_cli.media.audio import Audio
 from dreamoving_cli.media.video import Clip, open_clip, probe
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,3 +36,30 @@ def sound_of(source: Path, stretch: Stretch, clip: Clip | None) -> Audio | None:
         return None
     whole = not stretch.start_s and stretch.duration_s is None
     return Audio(source, stretch.start_s, None if whole else clip.num_frames / clip.fps)
+
+
+def what_is_read(source: Path, clip: Clip) -> dict[str, Any]:
+    """All that decides a clip's frames, as plain values: whether unfinished work belongs to it."""
+    file = source.stat()
+    return {
+        "source": [str(source.absolute()), file.st_size, file.st_mtime_ns],
+        "stretch": [str(clip.fps), str(clip.start_s), clip.num_frames, clip.height, clip.width],
+    }
+
+
+@contextmanager
+def kept_if_interrupted(state: Path) -> Iterator[None]:
+    """The file of unfinished work: gone when the block ends well; left, and told of, when it does not."""
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        if state.is_file():
+            logger.warning("not finished; the same command with --resume goes on from %s", state)
+        raise
+    state.unlink(missing_ok=True)
+
+
+def say_where(resume: bool, done: int) -> None:
+    """Where an extraction that is to be resumed goes on."""
+    if resume:
+        logger.warning("%s", f"going on after frame {done}" if done else "starting from the beginning")

@@ -13,6 +13,7 @@ import numpy as np
 from dreamoving_cli.errors import InputError
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.cuts import with_cuts
+from dreamoving_cli.extract.detections import Detections
 from dreamoving_cli.extract.detectors import Detector, open_detector
 from dreamoving_cli.extract.draw import CANVAS_SIDE, OFFICIAL, Style, draw_control
 from dreamoving_cli.extract.keypoints import People, Poses, Raw
@@ -24,6 +25,7 @@ from dreamoving_cli.media.images import resize
 from dreamoving_cli.media.video import Clip
 
 BATCH = 8  # frames held at once
+AFRESH = 256  # frames after which the detector starts anew, so that work that was cut off can go on there
 
 OnFrame = Callable[[int], None]  # frames done
 
@@ -39,13 +41,17 @@ def extract_pose(
 
 
 def find_poses(
-    clip: Clip, options: PoseOptions, *, on_frame: OnFrame = lambda done: None
+    clip: Clip,
+    options: PoseOptions,
+    *,
+    kept: Detections | None = None,
+    on_frame: OnFrame = lambda done: None,
 ) -> tuple[Poses, PoseReport]:
-    """The poses and what was measured on the way."""
+    """The poses and what was measured on the way. kept: what was seen before an interruption."""
     name, detector = open_detector(options)
     begun = time.perf_counter()
     frames = with_cuts(chain.from_iterable(clip.batches(BATCH)), clip.fps)
-    found, cuts = detect(frames, detector, on_frame)
+    found, cuts = detect(frames, detector, kept, on_frame)
     tracks = make_tracks(found, clip.fps, cuts)
     if not tracks:
         raise InputError(
@@ -61,10 +67,13 @@ def find_poses(
 
 
 def detect(
-    frames: Iterable[tuple[np.ndarray, bool]], detector: Detector, on_frame: OnFrame = lambda done: None
+    frames: Iterable[tuple[np.ndarray, bool]],
+    detector: Detector,
+    kept: Detections | None = None,
+    on_frame: OnFrame = lambda done: None,
 ) -> tuple[list[People], list[int]]:
     """People in each frame, and first frames of new shots. frames: uint8 h w c, whether a shot begins."""
-    found: list[People] = []
+    found: list[People] = list(kept.people) if kept else []
     cuts: list[int] = []
     held: list[np.ndarray] = []
 
@@ -74,11 +83,17 @@ def detect(
             held.clear()
             on_frame(len(found))
 
-    for frame, cut in frames:
-        if cut:
+    for k, (frame, cut) in enumerate(frames):
+        fresh = k > 0 and k % AFRESH == 0
+        if cut or fresh:
             look()
             detector.forget()
-            cuts.append(len(found))
+        if cut:
+            cuts.append(k)
+        if kept and fresh:
+            kept.keep(found)
+        if k < len(found):
+            continue
         held.append(frame)
         if len(held) == BATCH:
             look()

@@ -1,7 +1,8 @@
 """From a video (or keypoints) to files: pose map, keypoints, other programs' formats, an overlay sheet."""
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import psutil  # type: ignore[import-untyped]
 
 from dreamoving_cli.errors import DeviceMemoryError, InputError, UsageError
 from dreamoving_cli.extract import KIND_TAG, OnProgress
+from dreamoving_cli.extract.detections import Detections
 from dreamoving_cli.extract.draw import OFFICIAL, Style
 from dreamoving_cli.extract.exchange import (
     is_keypoints,
@@ -17,7 +19,13 @@ from dreamoving_cli.extract.exchange import (
     save_coco,
     save_openpose,
 )
-from dreamoving_cli.extract.footage import Stretch, sound_of
+from dreamoving_cli.extract.footage import (
+    Stretch,
+    kept_if_interrupted,
+    say_where,
+    sound_of,
+    what_is_read,
+)
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.extract.metrics import PoseReport, measure_poses
 from dreamoving_cli.extract.pose import BATCH, find_poses, pose_maps
@@ -34,6 +42,7 @@ COPIES = 12  # of all points in memory at the worst moment: raw, repaired, and w
 FRAMES_HELD = 3 * BATCH
 GIB = 2**30
 FITS = ("source", "center")
+STATE = ".pose.state"
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +72,7 @@ class PoseJob:
     style: Style = OFFICIAL
     fit: str = "source"  # of FITS, or a picture of a person
     overwrite: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,8 +95,12 @@ def extract_pose_files(
         if clip is None:
             poses, report = taken(source, job.stretch)
         else:
+            kept = stack.enter_context(detections(source, job, clip))
             poses, report = find_poses(
-                clip, job.options, on_frame=lambda done: on_progress("pose", done, clip.num_frames)
+                clip,
+                job.options,
+                kept=kept,
+                on_frame=lambda done: on_progress("pose", done, clip.num_frames),
             )
         fitted, verdict = fit_poses(poses, job.fit, target)
         if not verdict.fits:
@@ -127,6 +141,18 @@ def opened(source: Path, job: PoseJob) -> Clip:
             "Give a shorter --duration, a lower --fps or a smaller --size.",
         )
     return clip
+
+
+@contextmanager
+def detections(source: Path, job: PoseJob, clip: Clip) -> Iterator[Detections]:
+    """What was seen so far, in a file beside the first output while the work goes on."""
+    first = job.outputs.paths()[0]
+    path = first.with_name(first.name + STATE)
+    options = {name: value for name, value in vars(job.options).items() if name != "repair"}
+    with kept_if_interrupted(path):
+        kept = Detections(path, what_is_read(source, clip) | options, resume=job.resume)
+        say_where(job.resume, len(kept.people))
+        yield kept
 
 
 def memory_bytes(clip: Clip, people: int) -> int:

@@ -20,8 +20,7 @@ MULTIPLE = 32
 RIM = 3.0  # times the root of half a side is reflected about the picture
 INDOORS = {"name": "nyu", "n_bins": 64, "min_depth": 1e-3, "max_depth": 10.0}
 OUTDOORS = {"name": "kitti", "n_bins": 64, "min_depth": 1e-3, "max_depth": 80.0}
-BACKBONE = {
-    "model_type": "beit",
+BACKBONE: dict[str, Any] = {
     "image_size": 384,
     "num_hidden_layers": 24,
     "hidden_size": 1024,
@@ -99,8 +98,9 @@ def load_zoe(path: Path, part: Part | None = None) -> Any:
         config, part = None, part or Part(path)
     state = to_transformers(read_tensors(part))
     config = config or zoe_config(any("mlp_classifier" in name for name in state))
+    builder: Any = ZoeDepthForDepthEstimation
     try:
-        network, told = ZoeDepthForDepthEstimation.from_pretrained(
+        network, told = builder.from_pretrained(
             None, config=config, state_dict=dict(state), output_loading_info=True
         )
     except (RuntimeError, ValueError, OSError) as error:
@@ -136,8 +136,9 @@ def zoe_config(two_heads: bool) -> Any:
             "patch_transformer_intermediate_size": 1024,
             "patch_transformer_num_attention_heads": 4,
         }
-    backbone = BeitConfig(**{name: value for name, value in BACKBONE.items() if name != "model_type"})
-    return ZoeDepthConfig(backbone_config=backbone, neck_hidden_sizes=[256, 512, 1024, 1024], **values)
+    return ZoeDepthConfig(
+        backbone_config=BeitConfig(**BACKBONE), neck_hidden_sizes=[256, 512, 1024, 1024], **values
+    )
 
 
 def to_transformers(state: State) -> State:
@@ -199,7 +200,7 @@ def distances(network: Any, pictures: Tensor) -> Tensor:
 
     def look(x: Tensor) -> Tensor:
         small = F.interpolate(x, inner_size(*x.shape[-2:]), mode="bilinear", align_corners=True)
-        return network(2 * small - 1).predicted_depth[:, None]  # type: ignore[no-any-return]
+        return network(2 * small - 1).predicted_depth[:, None]
 
     return both_ways(look, pictures)
 

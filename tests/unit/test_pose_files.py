@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dreamoving_cli.cli import app
-from dreamoving_cli.extract import control_kind, pose_files
+from dreamoving_cli.extract import control_kind, pose, pose_files
 from dreamoving_cli.extract.draw import OFFICIAL, Style, draw_pose
+from dreamoving_cli.extract.dwpose import DwposeDetector
 from dreamoving_cli.extract.keypoints import load_poses, save_poses
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import open_clip, probe
@@ -63,6 +64,42 @@ def test_all_outputs_at_once(run: Callable[..., Any]) -> None:
     again = run("in.mp4", *words.split())
     assert again.exit_code == 6
     assert "already exists" in again.stderr
+
+
+def test_what_is_cut_off_is_gone_on_with(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut off at any frame and resumed, the keypoints are the same byte for byte."""
+    monkeypatch.setattr(pose, "AFRESH", 4)
+    looked_at: list[int] = []
+    look = DwposeDetector.__call__
+
+    def stops(self: DwposeDetector, frames: np.ndarray) -> Any:
+        if sum(looked_at) == 8:
+            raise KeyboardInterrupt
+        looked_at.append(len(frames))
+        return look(self, frames)
+
+    video(Path("in.mp4"))
+    assert run("in.mp4", "whole.json").exit_code == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(DwposeDetector, "__call__", stops)
+        cut_off = run("in.mp4", "p.json", "--preview", "s.png")
+    assert cut_off.exit_code == 130
+    assert "with --resume goes on from p.json.pose.state" in caplog.text
+    assert sorted(p.name for p in Path().iterdir()) == ["in.mp4", "p.json.pose.state", "whole.json"]
+    assert run("in.mp4", "p.json", "--resume", "--body-only").exit_code == 0
+    assert "starting from the beginning" in caplog.text  # it was seen with other options
+    Path("p.json").unlink()
+    with monkeypatch.context() as patched:
+        looked_at.clear()
+        patched.setattr(DwposeDetector, "__call__", stops)
+        assert run("in.mp4", "p.json").exit_code == 130
+    again = run("in.mp4", "p.json", "--resume")
+    assert again.exit_code == 0, again.output
+    assert "going on after frame 8" in caplog.text
+    assert Path("p.json").read_bytes() == Path("whole.json").read_bytes()
+    assert sorted(p.name for p in Path().iterdir()) == ["in.mp4", "p.json", "whole.json"]
 
 
 def test_keypoints_only_and_metrics_as_text(run: Callable[..., Any]) -> None:

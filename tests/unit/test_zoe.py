@@ -1,6 +1,7 @@
 """ZoeDepth with tiny random weights: both layouts of its files, what is refused, the look at a picture."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,67 @@ def test_a_folder_is_loaded_as_it_was_saved(folder: Path, pictures: torch.Tensor
     torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
     assert ours.shape == (1, 1, 128, 192)
     assert ours.min() > 0
+
+
+def as_the_authors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that transformers saved, under the names and in the pieces of the authors' file."""
+    core, old = "core.core.", {}
+    for name, tensor in state.items():
+        name = name.removeprefix("metric_head.")
+        for ours, theirs in AUTHORS:
+            name = re.sub(ours, theirs, name)
+        old[name] = tensor
+    for block in sorted({name.split(".query")[0] for name in old if name.endswith("query.weight")}):
+        weights = [old.pop(f"{block}.{part}.weight") for part in zoe.QKV]
+        old[f"{block}.qkv.weight"] = torch.cat(weights)
+        for part in ("query", "value"):
+            old[f"{block}.{part[0]}_bias"] = old.pop(f"{block}.{part}.bias")
+        old[f"{block}.relative_position_index"] = torch.zeros(3, dtype=torch.int64)
+    assert any(name.startswith(core) for name in old)
+    return old
+
+
+LAYER = r"^backbone\.encoder\.layer\.(\d+)\."
+AFTER = "core.core.pretrained.act_postprocess"
+BLOCK = r"core.core.pretrained.model.blocks.\1."
+TABLE = "relative_position_bias_table"
+AUTHORS = (  # transformers' names as they are saved -> the authors', written down on their own
+    (r"^backbone\.embeddings\.cls_token", "core.core.pretrained.model.cls_token"),
+    (r"^backbone\.embeddings\.patch_embeddings\.projection", "core.core.pretrained.model.patch_embed.proj"),
+    (LAYER + r"layernorm_before", BLOCK + "norm1"), (LAYER + r"layernorm_after", BLOCK + "norm2"),
+    (LAYER + r"intermediate\.dense", BLOCK + "mlp.fc1"),
+    (LAYER + r"attention\.output\.dense", BLOCK + "attn.proj"),
+    (LAYER + r"output\.dense", BLOCK + "mlp.fc2"),
+    (LAYER + r"lambda_(\d)", BLOCK + r"gamma_\2"),
+    (LAYER + rf"attention\.attention\.relative_position_bias\.{TABLE}", BLOCK + f"attn.{TABLE}"),
+    (LAYER + r"attention\.attention\.(query|key|value)", BLOCK + r"attn.\2"),
+    *((rf"^neck\.reassemble_stage\.readout_projects\.{k}", f"{AFTER}{k + 1}.0.project")
+      for k in range(4)),
+    *((rf"^neck\.reassemble_stage\.layers\.{k}\.projection", f"{AFTER}{k + 1}.3")
+      for k in range(4)),
+    *((rf"^neck\.reassemble_stage\.layers\.{k}\.resize", f"{AFTER}{k + 1}.4")
+      for k in range(4)),
+    *((rf"^neck\.convs\.{k}\.", f"core.core.scratch.layer{k + 1}_rn.") for k in range(4)),
+    *((rf"^neck\.fusion_stage\.layers\.{k}\.", f"core.core.scratch.refinenet{4 - k}.") for k in range(4)),
+    (r"residual_layer(\d)\.convolution(\d)", r"resConfUnit\1.conv\2"),
+    (r"(refinenet\d)\.projection", r"\1.out_conv"),
+    (r"^relative_head\.conv1", "core.core.scratch.output_conv.0"),
+    (r"^relative_head\.conv2", "core.core.scratch.output_conv.2"),
+    (r"^relative_head\.conv3", "core.core.scratch.output_conv.4"),
+    (r"^((?:seed_bin_regressor|seed_projector|projectors\.\d|attractors\.\d))\.conv1", r"\1._net.0"),
+    (r"^((?:seed_bin_regressor|seed_projector|projectors\.\d|attractors\.\d))\.conv2", r"\1._net.2"),
+)  # fmt: skip
+
+
+def test_the_authors_layout_gives_the_same_distances(
+    folder: Path, tmp_path: Path, pictures: torch.Tensor
+) -> None:
+    theirs = as_the_authors(load_file(folder / "model.safetensors"))
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, tmp_path / "model.safetensors")
+    with torch.inference_mode():
+        ours, wanted = (zoe.distances(zoe.load_zoe(path), pictures) for path in (tmp_path, folder))
+    torch.testing.assert_close(ours, wanted)
 
 
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
