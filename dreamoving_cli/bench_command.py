@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dreamoving_cli.bench.sections import Bench
 
 SECTION_NAMES = ("window", "long", "length", "stages", "startup")
-LENGTHS = (16, 64, 256)  # frames of the clips that cost is followed over
+LENGTHS = (16, 64, 256, 1024)  # frames of the clips that cost is followed over
 DEFAULTS: dict[str, dict[str, Any]] = {  # by the kind of device: what a few minutes are enough for
     "cpu": {"width": "half", "frames": 8, "size": "128x128", "steps": 1, "long": 24, "lengths": LENGTHS},
     "cuda": {"width": "full", "frames": 16, "size": "512x512", "steps": 4, "long": 48, "lengths": LENGTHS},
@@ -109,4 +109,7 @@ def plan(values: dict[str, Any], guidance_scale: float, rounds: int, about: dict
         dtype=about["dtype"],
     )
     long = Task(**{**vars(task), "frames": values["long"], "window": 16, "overlap": 4})
-    return Bench(task, long, tuple(values["lengths"]), rounds, about["free_bytes"])
+    narrow = {} if about["kind"] == "cuda" else {"width": "tiny", "size": (64, 64)}
+    growing = Task(**{**vars(long), **narrow})
+    ceilings = about["matmul_flops"], about["threads"]
+    return Bench(task, long, growing, tuple(values["lengths"]), rounds, about["free_bytes"], *ceilings)

@@ -1,10 +1,13 @@
 """Which device a render runs on, in which dtype, and its memory. Nothing else asks torch about CUDA."""
 
+import ctypes
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +16,7 @@ from dreamoving_cli.errors import DeviceMemoryError, UsageError
 GIB = 2**30
 FITS = "Give a smaller --size, fewer --context-frames or a smaller --decode-batch."
 CGROUP = Path("/sys/fs/cgroup")  # where a container's own limit is
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names, from its malloc.h
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,9 +54,22 @@ def choose_dtype(device: torch.device, asked: str = "auto") -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
 
 
+def reuse_memory(device: torch.device) -> None:
+    """On the CPU, let freed memory serve again at once instead of going back to the system.
+
+    glibc maps every block above 32 MB anew, page by page, which costs as much as many a layer. Other
+    allocators decide for themselves.
+    """
+    if device.type == "cpu" and (libc := _glibc()):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def free_memory() -> None:
-    """Give what is no longer used back to the device."""
+    """Give what is no longer used back to the device, and the CPU's to the system."""
     gc.collect()
+    if libc := _glibc():
+        libc.malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
@@ -85,6 +102,14 @@ def memory_errors() -> Iterator[None]:
 def out_of_memory(error: Exception) -> bool:
     """Whether this is how torch or Python say that memory is full, on any device."""
     return isinstance(error, torch.OutOfMemoryError) or _on_cpu(error) or "MPS backend out of" in str(error)
+
+
+def _glibc() -> Any:
+    """The C library where it is glibc, else None."""
+    try:
+        return ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None
+    except OSError:
+        return None
 
 
 def _on_cpu(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from dreamoving_cli.controls import (
     open_controls,
     shot_cuts,
 )
-from dreamoving_cli.device import Machine, memory_errors
+from dreamoving_cli.device import Machine, memory_errors, reuse_memory
 from dreamoving_cli.errors import OutputError, UsageError
 from dreamoving_cli.media.ahead import ahead
 from dreamoving_cli.extract.depth import ClipDepth
@@ -72,6 +72,8 @@ def render(
     check_output(output, overwrite)
     options = as_before(options, output) if resume else options
     job = prepare(options, machine)  # cheap refusals come first
+    if job.modes[0].name == "high":  # the other modes are for memory that is short
+        reuse_memory(job.device)
     facts = gather_facts(job)
     pictures = read_pictures(job.options, job.config)
     previews = Previews(preview_path(output), preview_decoder(job.source, job.config)) if preview else None

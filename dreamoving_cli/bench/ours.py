@@ -11,7 +11,7 @@ from dreamoving_cli.bench.sizes import CONTROL, CONTROL_SCALE, GUIDED, STRENGTHS
 from dreamoving_cli.bench.weights import picture_features, random_pack
 from dreamoving_cli.conditioning import Layers, Place, Prompts, make_predict_noise
 from dreamoving_cli.controls import Control
-from dreamoving_cli.device import DTYPES
+from dreamoving_cli.device import DTYPES, reuse_memory
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.projections import ImageFeatures
 from dreamoving_cli.sampling import FrameNoise, Solver, denoise, initial_latents, make_scheduler
@@ -66,6 +66,7 @@ def on_device(pack: Pack, task: Task) -> Pack:
 
 def make(task: Task) -> Run:
     """Build the networks; what one run does."""
+    reuse_memory(torch.device(task.device))
     pack = on_device(random_pack(task), task)
     place = Place(torch.device(task.device), DTYPES[task.dtype])
     control = Control(CONTROL, Pictures(task.size), CONTROL_SCALE)

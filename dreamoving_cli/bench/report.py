@@ -32,6 +32,8 @@ def contenders(title: str) -> Callable[[Sequence[Row]], str]:
     names = ("contender", "s per frame and step", "CPU s", "times ours", "by CPU", "peak GiB", "first run s")
 
     def laid_out(rows: Sequence[Row]) -> str:
+        rated = any("mfu" in row for row in rows)
+        heads = (*names, "GFLOP/s", "of matrix rate") if rated else names
         lines = [
             (
                 row["contender"],
@@ -41,10 +43,11 @@ def contenders(title: str) -> Callable[[Sequence[Row]], str]:
                 f"{row['cpu_times_ours']:.2f}",
                 f"{row['peak_gib']:.2f}",
                 f"{row['first_run_s']:.1f}",
+                *((f"{row['flops'] / 1e9:,.0f}", f"{100 * row['mfu']:.0f} %") if rated else ()),
             )
             for row in rows
         ]
-        return table(title, names, lines)
+        return table(title, heads, lines)
 
     return laid_out
 

@@ -36,9 +36,12 @@ class Bench:
 
     task: Task  # one window
     long: Task  # several windows
-    lengths: tuple[int, ...]  # frames of the clips that cost is followed over
+    growing: Task  # whose length grows: on a CPU narrower than the others
+    lengths: tuple[int, ...]
     rounds: int
     free_bytes: int  # of the CPU; decides whether contenders stay in memory together
+    matmul_flops: float = 1.0  # the device's matrix rate, operations a second
+    threads: int = 1
     strides: tuple[int, ...] = (4, 12)  # of FreeNoise: the usual one, and the one with our overlap
 
 
@@ -48,8 +51,23 @@ Row = dict[str, Any]
 
 def window(bench: Bench) -> list[Row]:
     """One window: our loop against diffusers' as it comes, and with its own best settings."""
-    jobs = [Job(engine, bench.task) for engine in ("dreamoving", "diffusers", "diffusers tuned")]
-    return rows(compare(jobs, bench.rounds, fits(jobs, bench.free_bytes)))
+    task = bench.task
+    jobs = [Job(engine, task) for engine in ("dreamoving", "diffusers", "diffusers tuned")]
+    found = rows(compare(jobs, bench.rounds, fits(jobs, bench.free_bytes)))
+    flop = once("work", width=task.width, frames=task.frames, size=task.size)
+    nominal = task.branches * sum(flop[name] for name in STEP_SHARES)
+    return [row | utilization(row, nominal, bench) for row in found]
+
+
+def utilization(row: Row, flop: float, bench: Bench) -> dict[str, float]:
+    """Operations a second, and their share of the matrix rate; flop: of a frame and step, nothing saved.
+
+    On a CPU by the seconds of its processors: others may share them.
+    """
+    seconds = row["seconds_per_frame_step"]
+    if bench.task.device == "cpu":
+        seconds = row["cpu_seconds_per_frame_step"] / bench.threads
+    return {"flop_per_frame_step": flop, "flops": flop / seconds, "mfu": flop / seconds / bench.matmul_flops}
 
 
 def long_video(bench: Bench) -> list[Row]:
@@ -64,8 +82,8 @@ def long_video(bench: Bench) -> list[Row]:
 
 def length(bench: Bench) -> list[Row]:
     """Ours on clips of growing length: seconds for each frame of each window, and memory."""
-    jobs = [Job("dreamoving", replace(bench.long, frames=frames)) for frames in bench.lengths]
-    found = [compare([job], bench.rounds, together=True)[0] for job in jobs]
+    jobs = [Job("dreamoving", replace(bench.growing, frames=frames)) for frames in bench.lengths]
+    found = [compare([job], 1, together=True)[0] for job in jobs]
     return [
         {
             "frames": runs.job.task.frames,

@@ -61,7 +61,7 @@ def bench_config(width: str, norm: Span = "frame", picture_width: int = PICTURE_
         guider={kind: dict(plus) for kind in GUIDED},
         text=text_config(cross),
         image={"hidden_size": picture_width, "num_hidden_layers": 32, "projection_dim": 1024},
-        vae=VaeConfig(**{"class": "AutoencoderKL", "kwargs": vae_config(width)}),
+        vae=VaeConfig.model_validate({"class": "AutoencoderKL", "kwargs": vae_config(width)}),
         context_frames=16,
     )
 

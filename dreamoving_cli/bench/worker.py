@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from dreamoving_cli.bench import ours, peer
-from dreamoving_cli.bench.machine import machine
+from dreamoving_cli.bench.machine import machine, work
 from dreamoving_cli.bench.ours import Run
 from dreamoving_cli.bench.sizes import Task
 from dreamoving_cli.bench.stages import stages
@@ -27,6 +27,7 @@ ENGINES: dict[str, Callable[..., Run]] = {
     "diffusers": peer.make,
     "diffusers tuned": partial(peer.make, tuned=True),
 }
+ABOUT: dict[str, Callable[..., dict[str, Any]]] = {"machine": machine, "stages": stages, "work": work}
 STATUS = Path("/proc/self/status")  # Linux; elsewhere the peak is ru_maxrss
 
 
@@ -38,7 +39,7 @@ def main(words: list[str]) -> None:
     if what == "contend":
         contend(values, answers)
     else:
-        say(answers, {"machine": machine, "stages": stages}[what](**values))
+        say(answers, ABOUT[what](**values))
 
 
 def contend(job: dict[str, Any], answers: TextIO) -> None:

@@ -48,11 +48,19 @@ def test_shares_of_a_render_weigh_steps_and_frames(monkeypatch: pytest.MonkeyPat
     flop = {"unet": 8e9, "motion": 1e9, "control": 2e9, "decode": 3e9}
     told = {"seconds": dict.fromkeys(names, 0.5), "flop": flop}
     monkeypatch.setattr(sections, "once", lambda what, **values: told)
-    found = sections.stages(sections.Bench(TINY, TINY, (), 1, 0))
+    found = sections.stages(sections.Bench(TINY, TINY, TINY, (), 1, 0))
     assert sum(found["share"].values()) == pytest.approx(1)
     assert found["share"]["unet"] == pytest.approx(found["steps"] * found["share"]["decode"])
     assert found["share"]["decode"] == pytest.approx(found["frames"] * found["share"]["text"])
     assert found["rate"]["unet"] == pytest.approx(16e9)
+
+
+def test_utilization_is_of_the_processors_own_seconds_on_a_cpu() -> None:
+    bench = sections.Bench(TINY, TINY, TINY, (), 1, 0, matmul_flops=8e9, threads=2)
+    row = {"seconds_per_frame_step": 4.0, "cpu_seconds_per_frame_step": 1.0}
+    assert sections.utilization(row, 2e9, bench)["mfu"] == pytest.approx(0.5)
+    card = replace(bench, task=replace(TINY, device="cuda"))
+    assert sections.utilization(row, 16e9, card)["mfu"] == pytest.approx(0.5)
 
 
 def test_full_width_is_stable_diffusion() -> None:

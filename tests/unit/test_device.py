@@ -1,9 +1,20 @@
 """Devices by name, and out of memory in one sentence."""
 
+import os
+import resource
+import sys
+
 import pytest
 import torch
 
-from dreamoving_cli.device import available_gib, choose_device, choose_dtype, memory_errors
+from dreamoving_cli.device import (
+    available_gib,
+    choose_device,
+    choose_dtype,
+    free_memory,
+    memory_errors,
+    reuse_memory,
+)
 from dreamoving_cli.errors import DeviceMemoryError, UsageError
 
 
@@ -31,3 +42,31 @@ def test_out_of_memory_says_what_helps() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="ours"), memory_errors():
         raise RuntimeError("a bug of ours")
+
+
+LARGE = 1 << 26  # bytes: above what glibc keeps for itself
+
+
+def pages_mapped(times: int) -> int:
+    """Page faults of taking and freeing a large block again and again."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        bytearray(LARGE)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have other allocators")
+def test_freed_memory_serves_again_until_it_is_given_back() -> None:
+    """In a process of its own, since it is for good."""
+    if not os.confstr("CS_GNU_LIBC_VERSION"):
+        pytest.skip("not glibc")
+    pid = os.fork()
+    if pid == 0:
+        pages = LARGE // resource.getpagesize()
+        anew = pages_mapped(4)
+        reuse_memory(torch.device("cpu"))
+        pages_mapped(1)
+        kept = pages_mapped(4)
+        free_memory()
+        os._exit(0 if kept < pages // 4 < pages <= anew and pages_mapped(1) > pages // 4 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -1,0 +1,102 @@
+"""The benchmark end to end without processes of its own: equal contenders, their protocol, the command."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dreamoving_cli.bench import ours, peer, sections, worker
+from dreamoving_cli.bench.contenders import Job, Runs
+from dreamoving_cli.bench.sizes import Task
+from dreamoving_cli.cli import app
+
+TASK = Task("tiny", 4, (128, 128), 2, guidance_scale=3.0, norm="clip")
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def test_contenders_denoise_the_same_clip_to_the_same_latents() -> None:
+    """diffusers as it comes and tuned, and ours with its way of taking norms; its own way differs."""
+    theirs = peer.make(TASK)()
+    assert theirs.shape == (1, 4, 4, 16, 16)
+    assert apart(ours.make(TASK)(), theirs) < 1e-3  # rounding, which norms over a few cells enlarge
+    assert apart(peer.make(TASK, tuned=True)(), theirs) < 1e-3
+    assert apart(ours.make(replace(TASK, norm="frame"))(), theirs) > 1e-2
+
+
+def test_without_guidance_too_and_every_run_is_the_same() -> None:
+    task = replace(TASK, guidance_scale=1.0, steps=1)
+    run = ours.make(task)
+    assert torch.equal(run(), run())
+    assert apart(run(), peer.make(task)()) < 1e-3
+
+
+def test_a_process_answers_once_when_warm_and_once_for_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Task] = []
+    monkeypatch.setitem(worker.ENGINES, "dreamoving", lambda task: lambda: calls.append(task))
+    monkeypatch.setattr("sys.stdin", io.StringIO("run\nrun\n"))
+    answers = io.StringIO()
+    job = json.loads(json.dumps(asdict(Job("dreamoving", TASK))))
+    worker.contend(job, answers)
+    assert calls == [TASK] * 3
+    told = [json.loads(line) for line in answers.getvalue().splitlines()]
+    assert [set(line) for line in told] == [{"seconds", "cpu_seconds", "peak_bytes"}] * 3
+
+
+def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every section, with made-up seconds in place of processes."""
+    asked: list[Job] = []
+
+    def compare(jobs: Sequence[Job], rounds: int, together: bool) -> list[Runs]:
+        asked.extend(jobs)
+        return [Runs(job, [2.0] * rounds, [1.0] * rounds, 2**20, 3.0) for job in jobs]
+
+    def once(what: str, **values: Any) -> dict[str, Any]:
+        names = (*sections.STEP_SHARES, *sections.ONCE_A_FRAME, *sections.ONCE)
+        flop = dict.fromkeys(("unet", "motion", "control", "decode"), 1e9)
+        stages = {"seconds": dict.fromkeys(names, 0.5), "flop": flop}
+        about = {"kind": "cpu", "device": "cpu", "dtype": "fp32", "free_bytes": 2**33, "matmul_flops": 1e9}
+        about |= {"name": "some processor", "packages": {}, "threads": 1}
+        return {"stages": stages, "work": flop, "machine": about}[what]
+
+    monkeypatch.setattr(sections, "compare", compare)
+    monkeypatch.setattr(sections, "once", once)
+    monkeypatch.setattr("dreamoving_cli.bench.contenders.once", once)
+    monkeypatch.setattr(sections, "started", lambda words: {"seconds": 0.2, "cpu_seconds": 0.1})
+    words = ["bench", "--width", "tiny", "--frames", "6", "--size", "128x64", "--steps", "2", "--rounds", "2"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    found = json.loads(result.stdout)
+    assert set(found) == {"machine", "settings", *sections.SECTIONS}
+    assert [row["contender"] for row in found["window"]] == ["dreamoving", "diffusers", "diffusers tuned"]
+    assert found["window"][0]["seconds_per_frame_step"] == 2.0 / 12
+    assert found["window"][0]["mfu"] == pytest.approx(3e9 / (1.0 / 12) / 1e9)
+    assert asked[0].task.size == (64, 128)
+    assert {job.stride for job in asked} >= {None, 4, 12}
+    text = CliRunner().invoke(app, words).stdout
+    for title in ("Machine", "One window", "Several windows", "Cost against length", "Stages", "Start-up"):
+        assert f"### {title}" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--width", "wide"], "width is 'wide'. Choose full, half, tiny."),
+        (["--size", "100x64"], "size is '100x64'. Give multiples of 64."),
+        (["--frames", "0"], "frames is 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    about = {"kind": "cpu", "device": "cpu", "dtype": "fp32"}
+    monkeypatch.setattr("dreamoving_cli.bench.contenders.once", lambda what, **values: about)
+    result = CliRunner().invoke(app, ["bench", *words])
+    assert result.exit_code == 2
+    assert said in result.output
