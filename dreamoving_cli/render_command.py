@@ -90,8 +90,8 @@ def render(
     written = "prompt" in given
     if written and (prompt_file is not None or caption == "force"):
         raise UsageError("--prompt is given beside --prompt-file or --caption force", "Give one of them.")
-    if caption == "auto" and (written or (preset is not None and preset not in preset_names())):
-        caption = "off"  # the record beside a video has its own prompt
+    of_file = preset is not None and preset not in preset_names() and bool(options.prompt)  # so has a record
+    caption = "off" if caption == "auto" and (written or of_file) else caption
     options = with_prompt(options, prompt_file, caption, device)
     for note in unused(options):
         say(note)

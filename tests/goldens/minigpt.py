@@ -22,24 +22,24 @@ TRAINED = (
 )
 
 
-def tokenizer_of(path: Path) -> Tokenizer:
-    """The tokenizer beside a golden, else the one in this folder."""
-    beside = sorted(path.parent.glob("*tokenizer*.model")) or sorted(
-        Path(__file__).parent.glob("*tokenizer*.model")
-    )
-    return read_tokenizer(beside[0])
+def tokenizer_of(path: Path, size: int = 0) -> Tokenizer:
+    """The tokenizer beside a golden, else the one in this folder; of several, that of this many pieces."""
+    folders = (path.parent, Path(__file__).parent)
+    found = [read_tokenizer(file) for folder in folders for file in sorted(folder.glob("*tokenizer*.model"))]
+    return next((tokenizer for tokenizer in found if len(tokenizer.pieces) == size), found[0])
 
 
 def captioner_of(golden: Any) -> Captioner:
     """The golden's captioner, through the loader of the public files."""
     vision, llama = (json.loads(golden.metadata[name]) for name in ("vit_config", "llama_config"))
-    tokenizer = tokenizer_of(golden.path)
+    tokenizer = tokenizer_of(golden.path, llama["vocab_size"])
     eva, words, adapter = (golden.under(f"weights.{name}.") for name in ("eva", "llama", "minigpt_ckpt"))
+    alpha = json.loads(golden.metadata["lora"])["alpha"]
     heads = Heads(vision["num_heads"], llama["num_attention_heads"])
     config = captioner_config(eva, words, tokenizer, heads, vision["img_size"])
     settings = config.llama | {k: llama[k] for k in ("rms_norm_eps", "max_position_embeddings")}
     config = config.model_copy(update={"llama": settings})
-    return build_captioner(config, tokenizer, to_ours(eva, words, adapter, config, torch.float32))
+    return build_captioner(config, tokenizer, to_ours(eva, words, adapter, config, torch.float32, alpha))
 
 
 def prompt_text(prompt: str) -> str:

@@ -147,6 +147,7 @@ def to_ours(
     adapter: Mapping[str, Tensor],
     config: CaptionerConfig,
     dtype: torch.dtype,
+    alpha: float = LORA_ALPHA,
 ) -> State:
     """Every tensor of the three files in our names: used, merged, or known to be left out."""
     lora, rest = split_adapter(adapter, int(config.llama["num_hidden_layers"]))
@@ -156,7 +157,7 @@ def to_ours(
     words = {key: value for key, value in llama.items() if not key.endswith(ROTARY)}
     for target, factors in lora.items():
         weight = needed(words, f"{target}.weight")
-        scale = LORA_ALPHA / factors["A"].shape[0]
+        scale = alpha / factors["A"].shape[0]
         merged = weight.float() + scale * factors["B"].float() @ factors["A"].float()
         words[f"{target}.weight"] = merged.to(dtype)
     state |= {f"llama_model.{key}": value for key, value in words.items()} | rest
