@@ -23,8 +23,8 @@ from dreamoving_cli.controls import (
 )
 from dreamoving_cli.device import Machine, memory_errors, reuse_memory
 from dreamoving_cli.errors import OutputError, UsageError
-from dreamoving_cli.media.ahead import ahead
 from dreamoving_cli.extract.depth import ClipDepth
+from dreamoving_cli.media.ahead import ahead
 from dreamoving_cli.media.images import fit_square, read_image
 from dreamoving_cli.media.writer import check_output, output_path, write_video
 from dreamoving_cli.models.checkpoints.files import Recipe, read_tensors
