@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dreamoving_cli.errors import UserError
-from dreamoving_cli.terminal import AsJson, say, show
+from dreamoving_cli.terminal import AsJson, say, show, switch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,11 +74,16 @@ def latents(
 
 
 @app.command("autoencoder-report")
-def autoencoder_report(pack: PackFolder, data: Data, as_json: AsJson = False) -> None:
+def autoencoder_report(
+    pack: PackFolder,
+    data: Data,
+    poses: Annotated[bool, switch("--poses", "Also look for poses before and after.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Compare held-out clips with what the autoencoder makes of them: PSNR, and how much detail is left."""
-    from dreamoving_cli.train.report import report_autoencoder
+    from dreamoving_cli.train.report import report_autoencoder, report_poses
 
-    show(report_autoencoder(pack, data), as_json)
+    show(report_autoencoder(pack, data) | (report_poses(pack, data) if poses else {}), as_json)
 
 
 @app.command()

@@ -16,12 +16,12 @@ from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
-from dreamoving_cli.train import losses, synth
+from dreamoving_cli.train import losses, measures, synth
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.latents import has_statistics, parse_shard, prepare_latents
 from dreamoving_cli.train.loop import Run, Trainer, settings, train
 from dreamoving_cli.train.losses import clip_noise, reconstruction_loss
-from dreamoving_cli.train.report import gradient_energy, person_box, psnr, report_autoencoder
+from dreamoving_cli.train.report import gradient_energy, person_box, psnr, report_autoencoder, report_poses
 from dreamoving_cli.train.stages import STAGES
 from dreamoving_cli.train.start import learn_words, require_clips
 from dreamoving_cli.train.synth import HELD_OUT
@@ -283,6 +283,23 @@ def test_a_run_from_nothing_exports_a_pack_with_the_words_of_its_data(data: Path
     assert report["clips"] == 1
     assert 5 < report["psnr"] < 60
     assert report["gradient_energy"] >= 0
+
+
+def test_the_report_tells_what_the_autoencoder_costs_the_detector(
+    data: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector that knows every pose, but only in pictures that are as they were."""
+    store = ClipStore(data, held_out=True)
+    facts = store.facts(HELD_OUT) | {"framing": np.array("full body")}
+    frames = np.asarray(store.array(HELD_OUT, "frames")[:16])
+    monkeypatch.setattr(ClipStore, "facts", lambda *_: facts)
+
+    def detect(seen: np.ndarray) -> measures.Watched:
+        shown = facts["scores"][:16] * float(np.array_equal(seen, frames))
+        return measures.watched(facts["points"][:16], shown, frames.shape[1:3])
+
+    monkeypatch.setattr(measures, "detected", detect)
+    assert report_poses(start, data) == {"posed_clips": 1, "pck_of_frames": 1.0, "pck": 0.0}
 
 
 def test_every_fiftieth_step_is_logged(data: Path, start: Path, tmp_path: Path) -> None:
