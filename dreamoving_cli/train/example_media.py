@@ -17,7 +17,7 @@ from dreamoving_cli.media.writer import Audio, write_video
 from dreamoving_cli.train.body import load_bodies, pose_body
 from dreamoving_cli.train.garments import COLORS, Garment, product_picture
 from dreamoving_cli.train.motion import as_pose, dance, random_key
-from dreamoving_cli.train.people import HAIR, SKIN, Camera, Look, random_look, shoot
+from dreamoving_cli.train.people import HAIR, HEAD_SIZE, SKIN, Camera, Look, drawn_shape, random_look, shoot
 from dreamoving_cli.train.scenes import over, random_scene
 
 FPS, NUM_FRAMES = Fraction(16), 48
@@ -92,9 +92,10 @@ def portrait() -> np.ndarray:
     key = random_key(rng, 0.0, 0.0)
     hanging = {name: np.array([0.3 if name.endswith("L") else -0.3, 0.0, -0.95]) for name in key.limbs}
     pose = as_pose(dataclasses.replace(key, limbs=hanging, nod=np.array([0.02, 0.03, 0.1])), 0.12, 0.0)
-    vertices, _ = pose_body(look.body, pose)
+    vertices, _ = pose_body(look.body, pose, drawn_shape(look))
     face = vertices[load_bodies().face_landmarks].mean(0)
-    camera = Camera(2.5 - face[1], face[2], 2.5 / 0.46, center_x=face[0], center_z=face[2] - 0.02)
+    focal = 2.5 / (0.46 * HEAD_SIZE)
+    camera = Camera(2.5 - face[1], face[2], focal, center_x=face[0], center_z=face[2] - 0.02)
     rows = np.linspace(0, 1, SIDE, dtype=np.float32)[:, None, None]
     wall = (1 - rows) * np.array([0.80, 0.86, 0.86]) + rows * np.array([0.62, 0.70, 0.72])
     return over(shoot(look, pose, camera, SIDE, SIDE).color, np.broadcast_to(wall, (SIDE, SIDE, 3)))
