@@ -38,13 +38,13 @@ def preview_path(output: Path) -> Path:
 
 def preview_decoder(source: Path | Recipe, config: PackConfig) -> VAE:
     """A small autoencoder for the latents of this model, on the CPU."""
+    absent: tuple[str, ...] = ()
     if isinstance(source, Path) and config.vae.kind == "AutoencoderTiny":
-        vae, file, absent = VAE(config.vae), source / "vae.safetensors", ()
+        vae, file = VAE(config.vae), source / "vae.safetensors"
         state = read_weights(file)
     else:
-        file = weight_paths([TAESD])[TAESD]
-        vae, absent = VAE(VaeConfig(**{"class": "AutoencoderTiny"})), STATISTICS
-        state = prefixed("vae", read_tensors(Part(file)))
+        vae, file = VAE(VaeConfig.model_validate({"class": "AutoencoderTiny"})), weight_paths([TAESD])[TAESD]
+        state, absent = prefixed("vae", read_tensors(Part(file))), STATISTICS
     load_exactly(vae, state, absent, str(file))
     return vae.float().eval().requires_grad_(False)
 
