@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from dreamoving_cli.bench import ours, peer, sections, worker
 from dreamoving_cli.bench.contenders import Job, Runs
 from dreamoving_cli.bench.sizes import Task
+from dreamoving_cli.bench.stages import stages
 from dreamoving_cli.cli import app
 
 TASK = Task("tiny", 4, (128, 128), 2, guidance_scale=3.0, norm="clip")
@@ -36,6 +37,20 @@ def test_without_guidance_too_and_every_run_is_the_same() -> None:
     run = ours.make(task)
     assert torch.equal(run(), run())
     assert apart(run(), peer.make(task)()) < 1e-3
+
+
+def test_freenoise_denoises_a_clip_longer_than_its_windows() -> None:
+    task = replace(TASK, frames=10, steps=1, window=8, overlap=2)
+    theirs = peer.make(task, stride=4)()
+    assert theirs.shape == ours.make(task)().shape == (1, 4, 10, 16, 16)
+    assert theirs.isfinite().all()
+
+
+def test_every_stage_of_a_render_is_measured() -> None:
+    found = stages(asdict(replace(TASK, size=(64, 64), norm="frame")))
+    assert set(found["seconds"]) == {*sections.STEP_SHARES, *sections.ONCE_A_FRAME, *sections.ONCE}
+    assert all(seconds >= 0 for seconds in found["seconds"].values())
+    assert found["flop"]["unet"] > found["flop"]["control"] > 0
 
 
 def test_a_process_answers_once_when_warm_and_once_for_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
