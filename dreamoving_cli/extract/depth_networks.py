@@ -103,7 +103,7 @@ class LightNetwork:
         import torch
 
         with torch.inference_mode():
-            return (1 - self._network(as_tensor(frames, self._device))).float().cpu().numpy()  # type: ignore[no-any-return]
+            return (1 - self._network(as_tensor(frames, self._device))).float().cpu().numpy()
 
 
 class ZoeNetwork:
@@ -135,7 +135,7 @@ class ZoeNetwork:
 
         with torch.inference_mode():
             seen = distances(self._network, as_tensor(frames, self._device))
-        return seen[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
+        return seen[:, 0].float().cpu().numpy()
 
 
 def as_tensor(frames: np.ndarray, device: Any) -> Any:

@@ -8,6 +8,7 @@ A run that was cut off goes on where its checkpoint is; every step's batch is dr
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.depth_data import Example, draw_example
 from dreamoving_cli.train.muon import Muon, is_matrix
 from dreamoving_cli.train.start import require_clips
+from dreamoving_cli.train.synth import HELD_OUT
 from dreamoving_cli.whole import whole_file
 
 SMALL = ((96, 64), (96, 96), (64, 96), (128, 64))  # height, width; at first
@@ -29,7 +31,8 @@ LARGE = ((160, 96), (192, 128), (96, 160), (128, 192))
 SMALL_SHARE = 0.8  # of the steps
 WARMUP = 50
 EMA = 0.995
-PERSON_WEIGHT, SHAPE_WEIGHT, EDGE_WEIGHT = 2.0, 2.0, 1.0
+SETTLING = 16  # batches from which the norms' statistics are taken in the end
+PERSON_WEIGHT, SHAPE_WEIGHT, EDGE_WEIGHT = 0.5, 2.0, 1.0
 SAVE_EVERY_S = 120.0
 FILE = "depth.safetensors"
 
@@ -58,6 +61,29 @@ def train_depth(run: DepthRun) -> Path:
     return trainer.export()
 
 
+def draw_batch(
+    store: ClipStore, rng: np.random.Generator, sizes: Sequence[tuple[int, int]], count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures b 3 h w, nearness b h w and persons b h w, all of one of the sizes."""
+    height, width = sizes[int(rng.integers(len(sizes)))]
+    pictures, near, person = stacked([draw_example(store, rng, height, width) for _ in range(count)])
+    return pictures.contiguous(memory_format=torch.channels_last), near, person
+
+
+@torch.no_grad()
+def settle_norms(network: DepthNet, store: ClipStore, seed: int) -> None:
+    """Measure the norms' statistics anew: those of the steps do not fit weights averaged over steps."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean over what follows
+    rng = np.random.default_rng((seed, HELD_OUT))
+    network.train()
+    for _ in range(SETTLING):
+        network(draw_batch(store, rng, LARGE, 8)[0])
+    network.eval()
+
+
 class Trainer:
     """The state of a run: the network, its average, the optimizers."""
 
@@ -80,10 +106,8 @@ class Trainer:
         self.adam.param_groups[0]["lr"] = rate
         rng = np.random.default_rng((self.run.seed, self.step))
         sizes = SMALL if share < SMALL_SHARE else LARGE
-        height, width = sizes[int(rng.integers(len(sizes)))]
-        examples = [draw_example(self.store, rng, height, width) for _ in range(self.run.batch)]
-        pictures, near, person = stacked(examples)
-        loss = depth_loss(self.network(pictures.contiguous(memory_format=torch.channels_last)), near, person)
+        pictures, near, person = draw_batch(self.store, rng, sizes, self.run.batch)
+        loss = depth_loss(self.network(pictures), near, person)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.adam.step()
@@ -117,7 +141,7 @@ class Trainer:
             self.save()
 
     def save(self) -> None:
-        """Write the checkpoint, whole, and what would be exported now."""
+        """Write the checkpoint, whole."""
         self.saved_at = time.monotonic()
         state = {
             "step": self.step, "network": self.network.state_dict(), "average": self.average,
@@ -125,7 +149,6 @@ class Trainer:
         }  # fmt: skip
         with whole_file(self.run.out / "state.pt") as part:
             torch.save(state, part)
-        self.export()
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -144,7 +167,11 @@ class Trainer:
         """The averaged weights in half precision."""
         from safetensors.torch import save_file
 
-        halves = {n: v.half().contiguous() for n, v in self.average.items() if v.is_floating_point()}
+        network = DepthNet().to(memory_format=torch.channels_last)
+        network.load_state_dict(self.average)
+        settle_norms(network, self.store, self.run.seed)
+        state = network.state_dict()
+        halves = {n: v.half().contiguous() for n, v in state.items() if v.is_floating_point()}
         with whole_file(self.run.out / FILE) as part:
             save_file(halves, part)
         return self.run.out / FILE

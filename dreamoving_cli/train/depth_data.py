@@ -144,7 +144,7 @@ def spoiled(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
         pixels = (out * 255).astype(np.uint8)
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 80))]
         packed = cv2.imencode(".jpg", pixels, quality)[1]
-        out = cv2.imdecode(packed, cv2.IMREAD_COLOR).astype(np.float32) / 255
+        out = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.float32) / 255
     return out.astype(np.float32)
 
 
