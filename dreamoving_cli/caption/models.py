@@ -18,6 +18,7 @@ FULL, MINI = "minigpt-v2", "mini"
 EVA, ADAPTER = "eva_vit_g", "minigptv2.checkpoint"
 LLAMA = ("llama2-7b-chat.model-00001-of-00002.safetensors", "llama2-7b-chat.model-00002-of-00002.safetensors")
 TOKENIZER = "llama2-7b-chat.tokenizer.model"
+MINI_NOTE = "an early miniature: scenes and backgrounds are told, people and clothes are guesses"
 WORKING_GIB = 1.5  # of MiniGPT-v2 beside its weights: what it remembers of one frame, activations
 
 
@@ -54,10 +55,10 @@ def choose_captioner(asked: str = "auto", device: str = "auto", dtype: str = "au
         return Chosen(FULL, files, on, precision, f"model: {FULL}, {fits(files, on, precision)}")
     if not has_mini():
         raise WeightsError(
-            f"the miniature captioner does not ship with this version{why}",
+            f"the miniature captioner is not in this installation{why}",
             "Run: dreamoving models pull caption; or train one (docs/training.md) for --model FOLDER.",
         )
-    return Chosen(MINI, MINI_CAPTIONER, on, precision, f"model: {MINI}, the miniature{why}")
+    return Chosen(MINI, MINI_CAPTIONER, on, precision, f"model: {MINI}, {MINI_NOTE}{why}")
 
 
 def automatic(device: str) -> tuple[str, str]:

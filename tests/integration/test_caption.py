@@ -145,6 +145,19 @@ def test_which_captioner_auto_takes(
     assert ("there is no CUDA device" in why) == (name == models.MINI and device == "cpu")
 
 
+def test_the_miniature_that_ships(clip: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["caption", str(clip), "--model", "mini", "--frames", "1", "--format", "json"]
+    )
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["model"] == "mini"
+    assert "is dancing" in told["caption"]
+    [phrase] = told["frames"][0]["phrases"]
+    assert phrase["words"] in ("a man", "a woman")
+    assert all(0 <= number <= 100 for number in phrase["boxes"][0])
+
+
 def test_without_a_miniature_the_way_to_one_is_told(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
