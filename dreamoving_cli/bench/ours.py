@@ -54,7 +54,7 @@ def encode(pack: Pack, task: Task) -> Prompts:
             keys = pack.guider.keys(kind, pack.guider.tokens(kind, ImageFeatures(features)))
             for layer, (k, v) in zip(layers, keys, strict=True):
                 layer.append((k, v, STRENGTHS[kind]))
-        control = [[(k, v, 1.0)] for k, v in pack.controlnets[CONTROL].text_keys(text)]
+        control: Layers = [[(k, v, 1.0)] for k, v in pack.controlnets[CONTROL].text_keys(text)]
     return Prompts(layers, {CONTROL: control}, task.guidance_scale)
 
 

@@ -76,7 +76,8 @@ def whole_pack(task: Task) -> Pack:
         vae, seen = VAE(config.vae), build_image_encoder({**image, "patch_size": 14, "projection_dim": 1024})
         text = build_text_encoder({**config.text, **TEXT}) if task.width == "full" else pack.text_encoder
     fill(seen, dtype)
-    pack = replace(pack, vae=channels_last(fill(vae, dtype)), image_encoder=seen)
+    channels_last(fill(vae, dtype))
+    pack = replace(pack, vae=vae, image_encoder=seen)
     return replace(pack, text_encoder=fill(text, dtype)) if task.width == "full" else pack
 
 
