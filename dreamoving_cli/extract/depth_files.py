@@ -191,9 +191,9 @@ def write_distances(source: Path, job: DepthJob, clip: Clip, depth: ClipDepth) -
     with whole_file(job.output) as part, zipfile.ZipFile(part, "w") as archive:
         for name, array in small.items():
             with archive.open(f"{name}.npy", "w") as file:
-                npy.write_array(file, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+                npy.write_array(file, array, allow_pickle=False)
         with archive.open("depth.npy", "w", force_zip64=True) as file:
-            npy.write_array_header_2_0(file, head)  # type: ignore[no-untyped-call]
+            npy.write_array_header_2_0(file, head)
             for frame in range(store.num_frames):
                 file.write(np.ascontiguousarray(depth.distances(frame), "<f4").tobytes())
 
