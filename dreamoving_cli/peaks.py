@@ -93,10 +93,11 @@ def peak_gib(cuda: bool) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**30
-    if sys.platform == "linux":
+    system: str = sys.platform  # mypy knows only the one it runs on
+    if system == "linux":
         status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
+    unit = 1 if system == "darwin" else 1024  # bytes in one of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 

@@ -157,8 +157,8 @@ def with_boxes(picture: np.ndarray, frame: FrameWords) -> np.ndarray:
         for box in phrase["boxes"]:
             x0, y0, x1, y1 = (number / 100 * canvas.size[j % 2] for j, number in enumerate(box))
             pen.rectangle([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], outline=color, width=line)
-            style = {"stroke_width": 1, "stroke_fill": "black", "font_size": 5 * line + 4}
-            pen.text((x0 + line, y1 - 6 * line - 6), phrase["words"], fill=color, **style)
+            at, size = (x0 + line, y1 - 6 * line - 6), 5 * line + 4
+            pen.text(at, phrase["words"], color, stroke_width=1, stroke_fill="black", font_size=size)
     return np.asarray(canvas)
 
 

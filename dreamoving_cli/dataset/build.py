@@ -154,7 +154,7 @@ def note(outcome: Outcome, sample: Sample, job: ClipJob | PictureJob) -> None:
     if sample.drop is None:
         outcome.kept.append(sample)
         return
-    entry = {"key": sample.key, "reason": sample.drop.reason, "detail": sample.drop.detail}
+    entry: dict[str, Any] = {"key": sample.key, "reason": sample.drop.reason, "detail": sample.drop.detail}
     if isinstance(job, ClipJob):
         begin, length = float(job.candidate.start_s), float(job.candidate.duration_s)
         entry |= {"file": job.source.name, "start_s": round(begin, 3), "duration_s": round(length, 3)}

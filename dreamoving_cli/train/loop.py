@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,11 @@ def work(rank: int, run: Run, config: PackConfig | None, tokenizer: Any) -> None
         backend = "nccl" if run.device.startswith("cuda") else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=run.workers)
     stage = settings(run)
-    pack = load_start(run.init, stage) if run.init else build_pack(config, run.seed, tokenizer)
+    if run.init is not None:
+        pack = load_start(run.init, stage)
+    else:
+        assert config is not None
+        pack = build_pack(config, run.seed, tokenizer)
     trainer = Trainer(run, stage, pack, rank)
     if run.init is None and stage.data == "crop":
         crops, _ = trainer.store.crops(np.random.default_rng(run.seed), 300, side=128)
@@ -120,11 +125,12 @@ class Trainer:
     def __init__(self, run: Run, stage: Stage, pack: Pack, rank: int) -> None:
         self.run, self.stage, self.pack, self.rank, self.step = run, stage, pack, rank, 0
         self.device = choose_device(f"cuda:{rank}" if run.device == "cuda" else run.device)
-        for network in pack.networks().values():
+        networks: dict[str, Any] = pack.networks()
+        for network in networks.values():
             network.to(self.device).train()
             if hasattr(network, "recompute"):
                 network.recompute = run.recompute
-        named = {f"{net}.{name}": p for net, m in pack.networks().items() for name, p in m.named_parameters()}
+        named = {f"{net}.{name}": p for net, m in networks.items() for name, p in m.named_parameters()}
         for p in named.values():
             p.requires_grad_(False)
         self.trained = {n: p.requires_grad_(True) for n, p in named.items() if n.startswith(stage.trains)}
@@ -297,7 +303,7 @@ def learning_rate(stage: Stage, step: int) -> float:
     return stage.lr * min((step + 1) / stage.warmup, cosine if stage.schedule == "cosine" else 1.0)
 
 
-def sums(parameters: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
+def sums(parameters: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
     """Two numbers of each parameter that any change would change."""
     values = {name: p.detach() for name, p in parameters.items()}
     return {n: (float(p.sum(dtype=torch.float64)), float(p.square().sum())) for n, p in values.items()}

@@ -4,6 +4,7 @@ made, truth: uint8 f h w c of one size; alpha: uint8 f h w, the true person; poi
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,14 +134,15 @@ def flicker(made: np.ndarray, alpha: np.ndarray) -> float:
 
 def warping_error(made: np.ndarray, truth: np.ndarray) -> float:
     """Mean change, of 255, between neighbors after the next is moved back along the truth's optical flow."""
-    finder, errors = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM), []
+    finder: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    errors, unused = [], np.empty(0)  # a map of x and y alone leaves the second one empty
     height, width = truth.shape[1:3]
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
     for k in range(len(truth) - 1):
         gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in truth[k : k + 2]]
         there = grid + finder.calc(gray[0], gray[1], None)
         moved, true_moved = (
-            cv2.remap(frames[k + 1], there, None, cv2.INTER_LINEAR).astype(np.int16)
+            cv2.remap(frames[k + 1], there, unused, cv2.INTER_LINEAR).astype(np.int16)
             for frames in (made, truth)
         )
         trusted = np.abs(true_moved - truth[k]).mean(-1) < OCCLUDED

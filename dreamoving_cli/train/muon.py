@@ -4,6 +4,8 @@ A few hundred small steps on a CPU are all that a stage of the miniature gets; h
 steps of AdamW. Workers share the orthogonalizing: each does some of the matrices, then updates are summed.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -31,7 +33,7 @@ def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
 class Muon:
     """Updates `weights` (names to parameters) from their `grad`; its state is one momentum each."""
 
-    def __init__(self, weights: dict[str, Tensor], weight_decay: float) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], weight_decay: float) -> None:
         self.weights, self.weight_decay = weights, weight_decay
         self.momentum = {n: torch.zeros_like(p) for n, p in weights.items()}
 

@@ -25,7 +25,8 @@ def validate(wanted: Validation, folder: Path, step: int) -> Path:
     from dreamoving_cli.render import render
 
     options = RenderOptions(
-        model=str(folder / "pack"), pose=wanted.pose, prompt=wanted.prompt, face=wanted.face,
-        cloth=wanted.cloth, num_frames=wanted.frames, steps=wanted.steps, size=wanted.size, seed=wanted.seed,
+        model=str(folder / "pack"), pose=wanted.pose, prompt=wanted.prompt,
+        face=(wanted.face,) if wanted.face else (), cloth=wanted.cloth,
+        num_frames=wanted.frames, steps=wanted.steps, size=wanted.size, seed=wanted.seed,
     )  # fmt: skip
     return render(options, folder / f"step-{step:06d}.mp4", overwrite=True)
