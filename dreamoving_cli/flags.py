@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.frozen import bounds, choices, parts
 from dreamoving_cli.options import ContextOptions, RenderOptions
-from dreamoving_cli.terminal import RUN
 
 PANELS = ("Inputs", "Look", "Output", "Sampling", "Windows")
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+|nan|inf)"
@@ -36,10 +35,13 @@ def preset_fields() -> Iterator[tuple[str, FieldInfo]]:
 
 
 def preset_flags(command: Command) -> Command:
-    """Give `command` one flag for each preset key; it receives them as keywords, None where not given."""
+    """Give `command` one flag for each preset key; it receives them as keywords, None where not given.
+
+    In a panel, the keys of a preset come before what the command itself adds to it.
+    """
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = [flag(name, info) for name, info in preset_fields()]
-    last = [p for p in own if p.annotation.__metadata__[0].rich_help_panel == RUN]
+    last = [p for p in own if p.annotation.__metadata__[0].rich_help_panel]
     ordered = [*(p for p in own if p not in last), *made, *last]
     signature = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in ordered])
     command.__signature__ = signature  # type: ignore[attr-defined]  # Typer reads the flags from here

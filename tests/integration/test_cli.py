@@ -117,16 +117,17 @@ def test_the_issue_s_first_command(run: Callable[..., Any], engine: StandIn) -> 
     assert options.seed is not None
     assert output.name.startswith(f"dance-me-shirt-{options.seed}-")
     assert device == Machine()
-    assert more == {"overwrite": False, "resume": False}
+    assert more == {"overwrite": False, "resume": False, "preview": False}
     assert result.stdout == f"{output}\n"
     assert result.stderr == "denoise: 1/2\n"
 
 
 def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn) -> None:
     values = {
-        "model": "mini", "pose": "p.json", "pose-kind": "json", "depth": "d.mp4", "face": "f.jpg",
+        "model": "mini", "pose": "p.json", "pose-kind": "json", "depth": "d.mp4", "depth-kind": "map", "face": "f.jpg",
         "cloth": "c.png", "style": "s.png", "prompt": "a dancer", "negative-prompt": "rain",
-        "guidance-scale": 1.5, "face-strength": 0.5, "cloth-strength": 0.6, "style-strength": 0.7,
+        "guidance-scale": 1.5, "guidance-rescale": 0.3, "guidance-start": 0.1, "guidance-end": 0.9,
+        "face-strength": 0.5, "cloth-strength": 0.6, "style-strength": 0.7,
         "pose-scale": 0.8, "depth-scale": 0.9, "steps": 4, "sampler": "dpm++2m", "shared-noise": 0.25,
         "seed": 9, "size": "128x192", "max-pixels": 40000, "fps": "24000/1001", "start": "1:02.5",
         "frames": 12, "context-frames": 16, "context-overlap": 5, "context-stride": 2, "schedule":
@@ -221,7 +222,7 @@ def test_dry_run_prints_the_plan(run: Callable[..., Any], engine: StandIn) -> No
 
 def test_overwrite_and_resume_are_handed_on(run: Callable[..., Any], engine: StandIn) -> None:
     run("render", "--pose", "p.mp4", "--overwrite", "--resume")
-    assert engine.asked[0][3] == {"overwrite": True, "resume": True}
+    assert engine.asked[0][3] == {"overwrite": True, "resume": True, "preview": False}
 
 
 # ---- errors
