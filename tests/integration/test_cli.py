@@ -124,8 +124,8 @@ def test_the_issue_s_first_command(run: Callable[..., Any], engine: StandIn) -> 
 
 def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn) -> None:
     values = {
-        "model": "mini", "pose": "p.json", "pose-kind": "json", "depth": "d.mp4", "depth-kind": "map", "face": "f.jpg",
-        "cloth": "c.png", "style": "s.png", "prompt": "a dancer", "negative-prompt": "rain",
+        "model": "mini", "pose": "p.json", "pose-kind": "json", "depth": "d.mp4", "depth-kind": "map",
+        "face": "f.jpg", "cloth": "c.png", "style": "s.png", "prompt": "a dancer", "negative-prompt": "rain",
         "guidance-scale": 1.5, "guidance-rescale": 0.3, "guidance-start": 0.1, "guidance-end": 0.9,
         "face-strength": 0.5, "cloth-strength": 0.6, "style-strength": 0.7,
         "pose-scale": 0.8, "depth-scale": 0.9, "steps": 4, "sampler": "dpm++2m", "shared-noise": 0.25,
