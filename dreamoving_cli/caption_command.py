@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dreamoving_cli.errors import UsageError, UserError
-from dreamoving_cli.terminal import RUN, Debug, Overwrite, Verbose, say, switch
+from dreamoving_cli.terminal import RUN, Debug, Overwrite, Verbose, option, say, switch
 
 if TYPE_CHECKING:
     from dreamoving_cli.caption.describe import ClipWords, Describer
 
 FRAMES, WORDS, FILES = "Which frames", "Words", "Files"
-
-
-def option(name: str, text: str, panel: str, **more: Any) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=panel, show_default=more.pop("shown", False), **more)
 
 
 SOURCE = typer.Argument(

@@ -5,23 +5,19 @@ Not here: any work (dataset/build.py).
 
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dreamoving_cli.errors import InputError, UsageError
-from dreamoving_cli.terminal import AsJson, Debug, Verbose, facts, say, show, switch
+from dreamoving_cli.media.suffixes import VIDEOS
+from dreamoving_cli.terminal import AsJson, Debug, Verbose, facts, option, say, show, switch
 
 if TYPE_CHECKING:
     from dreamoving_cli.dataset.build import Report
     from dreamoving_cli.dataset.jobs import Source
 
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 CUTS, JUDGMENT, FILES = "How it is cut", "What is kept", "Files"
-
-
-def option(name: str, text: str, panel: str, **more: Any) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=panel, show_default=more.pop("shown", False), **more)
 
 
 OUT = option("--out", "The folder of the data set; made if absent.", FILES, metavar="DIR")

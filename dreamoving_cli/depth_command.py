@@ -20,10 +20,9 @@ from dreamoving_cli.extraction_flags import (
     in_folders,
     is_done,
     many,
-    option,
     stretch_of,
 )
-from dreamoving_cli.terminal import AsJson, Debug, Overwrite, Verbose, facts, say, show, switch
+from dreamoving_cli.terminal import AsJson, Debug, Overwrite, Verbose, facts, option, say, show, switch
 
 if TYPE_CHECKING:
     from dreamoving_cli.extract.depth_files import DepthJob, DepthResult

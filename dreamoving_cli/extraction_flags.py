@@ -3,25 +3,21 @@
 Not here: the commands themselves (pose_command.py, depth_command.py) and any work (extract/).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from dreamoving_cli.errors import InputError, OutputError, UsageError, UserError
-from dreamoving_cli.terminal import say, switch
+from dreamoving_cli.media.suffixes import VIDEOS, files_of
+from dreamoving_cli.terminal import option, say, switch
 
 if TYPE_CHECKING:
     from dreamoving_cli.extract.footage import Stretch
 
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 FILES = "Files"
-
-
-def option(name: str, text: str, panel: str, **more: Any) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=panel, show_default=more.pop("shown", False), **more)
 
 
 SIZE = option("--size", "Look at the video at WIDTHxHEIGHT, cropped at its center.", FILES)
@@ -54,27 +50,12 @@ def moment(name: str, text: str) -> Fraction:
 
 def many(source: str) -> list[Path] | None:
     """The videos of a folder or a pattern, sorted; None where IN is one thing."""
-    path = Path(source)
-    if path.exists() and not (path.is_dir() and not any(path.glob("*_keypoints.json"))):
+    if any(Path(source).glob("*_keypoints.json")):  # OpenPose's folder is one video's
         return None
-    if path.is_dir():
-        found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEOS]
-    elif any(mark in source for mark in "*?["):
-        found = sorted(matching(path))
-    else:
-        return None
-    if not found:
+    found = files_of(source, VIDEOS)
+    if found == []:
         raise InputError(f"no video is in '{source}'", "Check the folder or the pattern.")
     return found
-
-
-def matching(pattern: Path) -> Iterator[Path]:
-    """Files that a pattern names, hidden ones left out."""
-    import glob
-
-    for name in glob.glob(str(pattern), recursive=True):  # noqa: PTH207 (absolute patterns too)
-        if Path(name).is_file():
-            yield Path(name)
 
 
 def in_folders(

@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dreamoving_cli.media.images import contact_sheet, resize, write_image
+from dreamoving_cli.media.images import contact_sheet, resize, spread, write_image
 from dreamoving_cli.models.checkpoints.assemble import STATISTICS, prefixed
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_tensors
 from dreamoving_cli.models.config import PackConfig, VaeConfig
@@ -63,7 +63,7 @@ class Previews:
         start = time.monotonic()
         if start - self._ended < PATIENCE * self._took:
             return
-        picks = sorted(set(np.linspace(0, state.latents.shape[2] - 1, CELLS).round().astype(int).tolist()))
+        picks = spread(state.latents.shape[2], CELLS)
         frames = self._pictures(clean_latents(state, before, scheduler, picks))
         sheet = contact_sheet(frames, min(COLUMNS, len(picks)), [str(frame) for frame in picks])
         write_image(self.path, sheet, overwrite=True)

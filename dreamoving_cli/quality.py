@@ -17,7 +17,7 @@ from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE, place
 from dreamoving_cli.extract.pose import find_people
 from dreamoving_cli.extract.smoothing import smooth
-from dreamoving_cli.media.images import contact_sheet, crop_to_aspect, resize, write_image
+from dreamoving_cli.media.images import contact_sheet, crop_to_aspect, resize, spread, write_image
 from dreamoving_cli.media.video import Clip, open_clip
 from dreamoving_cli.outputs import record_path
 
@@ -163,7 +163,7 @@ def mean_colors(clip: Clip, watched: Watched) -> tuple[Lab | None, Lab | None]:
     """Mean Lab color of the torso between the arms, and of what is far from the person."""
     torso: list[np.ndarray] = []
     background: list[np.ndarray] = []
-    for frame in _spread(len(watched.points), COLOR_FRAMES):
+    for frame in spread(len(watched.points), COLOR_FRAMES):
         points, scores = watched.points[frame], watched.scores[frame]
         if (scores[TORSO] <= VISIBLE).any():
             continue
@@ -208,7 +208,7 @@ def body_masks(
 
 def write_sheet(path: Path, source: Clip, made: Clip, count: int) -> Path:
     """A picture of frames spread over the clip: the driver, and under it the output."""
-    picks = _spread(count, SHEET_FRAMES)
+    picks = spread(count, SHEET_FRAMES)
     width = max(round(SHEET_SIDE * made.width / made.height), 1)
     rows = []
     for start in range(0, len(picks), SHEET_COLUMNS):
@@ -218,11 +218,6 @@ def write_sheet(path: Path, source: Clip, made: Clip, count: int) -> Path:
                 rows.append((resize(image, SHEET_SIDE, width), f"{frame}"))
     pictures, labels = zip(*rows, strict=True)
     return write_image(path, contact_sheet(pictures, min(SHEET_COLUMNS, len(picks)), labels), overwrite=True)
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` frames of `count`, evenly spread, the first and the last among them."""
-    return sorted(set(np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()))
 
 
 def _watch(clip: Clip, count: int, size: tuple[int, int], on_frame: OnFrame) -> Watched:

@@ -61,6 +61,11 @@ def complete_preset(incomplete: str) -> list[str]:
     return [name for name in preset_names() if name.startswith(incomplete)]
 
 
+def option(name: str, text: str, panel: str, **more: Any) -> Any:
+    """A flag with a value, in a panel of the help; shown=True: with its default."""
+    return typer.Option(name, help=text, rich_help_panel=panel, show_default=more.pop("shown", False), **more)
+
+
 def switch(name: str, text: str, **more: Any) -> Any:
     """A flag without a value."""
     return typer.Option(name, help=text, rich_help_panel=RUN, metavar="", **more)

@@ -1,6 +1,5 @@
 """What is captioned: a photo, frames of a video, or many of both; which frames, and how they are read."""
 
-import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from dreamoving_cli.errors import InputError, UsageError
-from dreamoving_cli.media.images import SUFFIXES, read_image
+from dreamoving_cli.media.images import read_image
+from dreamoving_cli.media.suffixes import PICTURES, VIDEOS, files_of
 from dreamoving_cli.media.video import open_clip
 
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 DEFAULT_FRAMES = 4
 MOST_FRAMES = 100_000
 
@@ -54,14 +53,9 @@ class Picks:
 
 def inputs(source: str) -> list[Path]:
     """The files that IN names: one, those of a folder, or of a pattern; sorted."""
-    path = Path(source)
-    if path.is_dir():
-        found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEOS | SUFFIXES and p.is_file()]
-    elif path.exists() or not any(mark in source for mark in "*?["):
-        return [path]
-    else:
-        names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (absolute patterns too)
-        found = [Path(name) for name in names if Path(name).is_file()]
+    found = files_of(source, VIDEOS | PICTURES)
+    if found is None:
+        return [Path(source)]
     if not found:
         raise InputError(f"no picture or video is in '{source}'", "Check the folder or the pattern.")
     return found
@@ -91,4 +85,4 @@ def pictures(path: Path, wanted: Sequence[Moment]) -> Iterator[np.ndarray]:
 
 
 def is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in PICTURES

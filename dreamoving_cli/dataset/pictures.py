@@ -14,7 +14,8 @@ from dreamoving_cli.dataset.rules import Drop, Rules
 from dreamoving_cli.dataset.samples import THUMBNAIL_SIDE, Place, Sample, finished
 from dreamoving_cli.errors import InputError
 from dreamoving_cli.extract.face import crop_face
-from dreamoving_cli.media.images import SUFFIXES, read_image, resize, write_image
+from dreamoving_cli.media.images import read_image, resize, write_image
+from dreamoving_cli.media.suffixes import PICTURES
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,18 @@ def find_pictures(sources: list[Path]) -> list[Picture]:
     found: list[Picture] = []
     for source in sources:
         if source.is_dir():
-            files = (p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files = (p for p in source.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
             found += [Picture(str(p.relative_to(source)), p) for p in files]
         elif source.suffix.lower() == ".tar":
             names = (m.name for m in open_tar(source).getmembers() if m.isfile())
-            pictures = (n for n in names if Path(n).suffix.lower() in SUFFIXES)
+            pictures = (n for n in names if Path(n).suffix.lower() in PICTURES)
             found += [Picture(name, source, name) for name in pictures]
         elif source.is_file():
             found.append(Picture(source.name, source))
         else:
             raise InputError(f"{source} does not exist", "Give pictures, folders of them, or tars.")
     if not found:
-        raise InputError("there are no pictures in what was given", f"Known: {' '.join(sorted(SUFFIXES))}.")
+        raise InputError("there are no pictures in what was given", f"Known: {' '.join(sorted(PICTURES))}.")
     return sorted(found, key=lambda picture: (picture.name, str(picture.source)))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamoving_cli.media.images import contact_sheet, fit_square, read_image, write_image
+from dreamoving_cli.media.images import contact_sheet, fit_square, read_image, spread, write_image
 
 Labeled = tuple[Path, str]  # a picture and its label
 SIDE, COLUMNS = 160, 8
@@ -18,7 +18,7 @@ def write_sheet(path: Path, kept: Sequence[Labeled], dropped: Sequence[Labeled])
     cells, labels = [], []
     for group, most in ((kept, KEPT), (dropped, DROPPED)):
         there = [(file, label) for file, label in group if file.is_file()]
-        shown = spread(there, most)
+        shown = [there[i] for i in spread(len(there), most)]
         cells += [fit_square(read_image(file), SIDE, 32) for file, _ in shown]
         labels += [label[:LETTERS] for _, label in shown]
         filling = -len(shown) % COLUMNS
@@ -27,9 +27,3 @@ def write_sheet(path: Path, kept: Sequence[Labeled], dropped: Sequence[Labeled])
     if not cells:
         return None
     return write_image(path, contact_sheet(cells, COLUMNS, labels), overwrite=True)
-
-
-def spread(items: Sequence[Labeled], most: int) -> list[Labeled]:
-    """At most so many, evenly spread."""
-    picks = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
-    return [items[i] for i in picks]

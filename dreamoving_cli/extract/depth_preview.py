@@ -6,31 +6,29 @@ from pathlib import Path
 import numpy as np
 
 from dreamoving_cli.extract.depth import ClipDepth
-from dreamoving_cli.media.images import SUFFIXES, contact_sheet, resize, write_image
+from dreamoving_cli.extract.sheet import CELLS, COLUMNS, cell_size
+from dreamoving_cli.media.images import contact_sheet, resize, spread, write_image
+from dreamoving_cli.media.suffixes import PICTURES
 from dreamoving_cli.media.video import Clip
 from dreamoving_cli.media.writer import codec_of, write_video
-
-CELLS, COLUMNS, CELL_SIDE = 12, 6, 360  # frames, in a row, pixels of a picture's longer side
 
 
 def check_preview(path: Path) -> None:
     """Refuse a name that is neither a picture's nor a video's."""
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in PICTURES:
         codec_of(path)
 
 
 def write_preview(path: Path, clip: Clip, depth: ClipDepth, *, overwrite: bool) -> Path:
     """A sheet of frames over their depth, or a video of the two side by side; told by the name."""
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in PICTURES:
         return write_image(path, sheet(clip, depth), overwrite=overwrite)
     return write_video(path, pairs(clip, depth), clip.fps, overwrite=overwrite)
 
 
 def sheet(clip: Clip, depth: ClipDepth) -> np.ndarray:
     """Frames spread over the clip, each row of them over its depth; uint8 h w c."""
-    picks = sorted(set(np.linspace(0, clip.num_frames - 1, CELLS).round().astype(int).tolist()))
-    factor = CELL_SIDE / max(clip.height, clip.width)
-    size = max(round(clip.height * factor), 16), max(round(clip.width * factor), 16)
+    picks, size = spread(clip.num_frames, CELLS), cell_size(clip.height, clip.width)
     cells: list[np.ndarray] = []
     labels: list[str] = []
     for start in range(0, len(picks), COLUMNS):

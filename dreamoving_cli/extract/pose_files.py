@@ -33,7 +33,7 @@ from dreamoving_cli.extract.repair import Repairs
 from dreamoving_cli.extract.retarget import Verdict, fit_poses
 from dreamoving_cli.extract.settings import PoseOptions
 from dreamoving_cli.extract.sheet import write_sheet
-from dreamoving_cli.media.images import SUFFIXES
+from dreamoving_cli.media.suffixes import PICTURES
 from dreamoving_cli.media.video import Clip, open_clip
 from dreamoving_cli.media.whole import check_output
 from dreamoving_cli.media.writer import codec_of, write_video
@@ -125,7 +125,7 @@ def refuse_outputs(source: Path, job: PoseJob) -> None:
             check_output(path, job.overwrite)
     if job.outputs.map:
         codec_of(job.outputs.map)
-    if job.outputs.preview and job.outputs.preview.suffix.lower() not in SUFFIXES:
+    if job.outputs.preview and job.outputs.preview.suffix.lower() not in PICTURES:
         raise UsageError(f"'{job.outputs.preview.suffix}' is not a picture format", "End --preview in .png.")
 
 

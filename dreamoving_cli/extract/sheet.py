@@ -7,7 +7,7 @@ import numpy as np
 
 from dreamoving_cli.extract.draw import VISIBLE, draw_control
 from dreamoving_cli.extract.keypoints import Poses
-from dreamoving_cli.media.images import contact_sheet, draw_labels, resize, write_image
+from dreamoving_cli.media.images import contact_sheet, draw_labels, resize, spread, write_image
 from dreamoving_cli.media.video import Clip
 
 CELLS, COLUMNS, CELL_SIDE = 12, 6, 360  # pictures, in a row, pixels of a picture's longer side
@@ -18,9 +18,7 @@ def write_sheet(
     path: Path, poses: Poses, clip: Clip | None, fitted: Poses | None, *, overwrite: bool
 ) -> Path:
     """Frames spread over the clip with their poses; with `fitted`, those poses as pictures below each row."""
-    picks = sorted(set(np.linspace(0, poses.num_frames - 1, CELLS).round().astype(int).tolist()))
-    factor = CELL_SIDE / max(poses.height, poses.width)
-    size = max(round(poses.height * factor), 16), max(round(poses.width * factor), 16)
+    picks, size = spread(poses.num_frames, CELLS), cell_size(poses.height, poses.width)
     cells: list[np.ndarray] = []
     labels: list[str] = []
     for start in range(0, len(picks), COLUMNS):
@@ -32,6 +30,12 @@ def write_sheet(
             cells += [np.zeros((*size, 3), np.uint8)] * blank + [picture_of(fitted, k, size) for k in row]
             labels += [""] * blank + [f"{k} fitted" for k in row]
     return write_image(path, contact_sheet(cells, min(COLUMNS, len(picks)), labels), overwrite=overwrite)
+
+
+def cell_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of a frame in a sheet."""
+    factor = CELL_SIDE / max(height, width)
+    return max(round(height * factor), 16), max(round(width * factor), 16)
 
 
 def overlay(poses: Poses, frame: int, clip: Clip | None, size: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,6 @@ from dreamoving_cli.media.whole import check_output
 from dreamoving_cli.whole import whole_file
 
 MIN_SIDE = 16  # pixels; below this nothing can be recognized
-SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm"}
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -131,6 +130,11 @@ def fit_square(image: np.ndarray, side: int, fill: int = 255) -> np.ndarray:
     top, left = (length - h) // 2, (length - w) // 2
     square[top : top + h, left : left + w] = image
     return resize(square, side, side)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` numbers below `count`, evenly spread, the first and the last among them."""
+    return sorted(set(np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()))
 
 
 def contact_sheet(

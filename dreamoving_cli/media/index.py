@@ -18,7 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dreamoving_cli.errors import InputError
-from dreamoving_cli.media.images import SUFFIXES, one_line, read_image, refuse_tiny
+from dreamoving_cli.media.images import one_line, read_image, refuse_tiny
+from dreamoving_cli.media.suffixes import PICTURES
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def cached_index(path: Path, mtime_ns: int, size_bytes: int) -> Index:
     """Scan a file once per content; training opens the same clips over and over."""
     if size_bytes == 0:
         raise InputError(f"{path} is empty (0 bytes)", "Give a video file.")
-    return index_still(path) if path.suffix.lower() in SUFFIXES else index_video(path, size_bytes)
+    return index_still(path) if path.suffix.lower() in PICTURES else index_video(path, size_bytes)
 
 
 def index_still(path: Path) -> Index:

@@ -20,7 +20,7 @@ from torch import nn
 from dreamoving_cli.conditioning import ImagePrompts, encode_prompts, make_predict_noise
 from dreamoving_cli.controls import Control
 from dreamoving_cli.frozen import unknown
-from dreamoving_cli.media.images import contact_sheet, resize, write_image
+from dreamoving_cli.media.images import contact_sheet, resize, spread, write_image
 from dreamoving_cli.models.load import Pack, load_pack
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.sampling import FrameNoise, Solver, denoise, make_scheduler
@@ -127,8 +127,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 def chosen(store: ClipStore, options: EvaluateOptions) -> list[int]:
     """Held-out clips that are long enough, evenly spread over the seeds."""
     long = [s for s in store.seeds if len(store.array(s, "frames")) >= options.frames]
-    picks = np.linspace(0, len(long) - 1, min(options.clips, len(long))).round().astype(int)
-    return [long[i] for i in sorted(set(picks.tolist()))]
+    return [long[i] for i in spread(len(long), options.clips)]
 
 
 def render_clip(
@@ -208,7 +207,7 @@ def lab_of(clip: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 def show(row: list[np.ndarray], frames: np.ndarray) -> None:
     """Add a few frames of a clip to a row of the sheet."""
-    for k in np.linspace(0, len(frames) - 1, SHEET_FRAMES).round().astype(int):
+    for k in spread(len(frames), SHEET_FRAMES):
         height, width = frames.shape[1:3]
         small = resize(frames[k], CELL, round(width * CELL / height))
         square = np.full((CELL, CELL, 3), 255, np.uint8)
