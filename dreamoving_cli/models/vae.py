@@ -4,8 +4,8 @@
     video = vae.decode(latents)      # not clamped
 
 `mean` and `std` (one per latent channel) are buffers of the weights: `set_statistics` after training. A patch
-above 1 shuffles that many pixels a side into channels before the network and back after it; a latent patch
-does the same to its latents, so that the U-Net works on fewer cells.
+above 1 shuffles that many pixels a side into channels before the network and back after it (`patch_out` where
+the decoder ends on a finer grid); a latent patch does the same to its latents, for fewer cells in the U-Net.
 """
 
 from typing import Any
@@ -31,6 +31,7 @@ class VAE(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.patch, self.latent_patch = config.patch, config.latent_patch
+        self.patch_out = config.patch_out or config.patch
         self.tiny = config.kind == "AutoencoderTiny"
         self.vae: Any = CLASSES[config.kind](**config.kwargs)
         channels = config.channels
@@ -66,6 +67,12 @@ class VAE(nn.Module):
             self.vae.enable_tiling()
             self.vae.tile_sample_min_size, self.vae.tile_latent_min_size = side, side // factor
 
+    @property
+    def last_weight(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        decoder = self.vae.decoder
+        return (decoder.layers[-1] if self.tiny else decoder.conv_out).weight
+
     def encode_raw(self, pictures: Tensor) -> Tensor:
         """n c h w in -1..1 -> the network's own latents n c h w; what a training of the autoencoder uses."""
         pictures = F.pixel_unshuffle(pictures, self.patch)
@@ -78,8 +85,8 @@ class VAE(nn.Module):
         """The network's own latents n c h w -> n c h w in -1..1."""
         raw = F.pixel_shuffle(raw, self.latent_patch)
         if self.tiny:
-            return F.pixel_shuffle(self.vae.decoder(raw), self.patch)  # soft-clips to -3..3, gives -1..1
-        return F.pixel_shuffle(self.vae.decode(raw).sample, self.patch)
+            return F.pixel_shuffle(self.vae.decoder(raw), self.patch_out)  # soft-clips to -3..3, gives -1..1
+        return F.pixel_shuffle(self.vae.decode(raw).sample, self.patch_out)
 
 
 def stable_dtype(dtype: torch.dtype) -> torch.dtype:

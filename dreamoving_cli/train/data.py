@@ -83,24 +83,12 @@ class ClipStore:
             frames = self.array(seed, "frames")
             i, (height, width) = int(rng.integers(len(frames))), frames.shape[1:3]
             alpha, points = self.array(seed, "alpha")[i], self.facts(seed)["points"][i]
-            x, y = self._center(rng, points, alpha) - side // 2
-            x, y = int(np.clip(x, 0, width - side)), int(np.clip(y, 0, height - side))
+            x, y = corner(rng, points, (height, width), side)
             head = head_cover(torch.from_numpy(points - (x, y)), (side, side), (side, side))
             pictures.append(frames[i, y : y + side, x : x + side])
             heads.append(head * torch.from_numpy(alpha[y : y + side, x : x + side] / 255.0))
         stacked = rearrange(torch.from_numpy(np.stack(pictures)), "b h w c -> b c h w").float() / 127.5 - 1
         return stacked, rearrange(torch.stack(heads), "b h w -> b 1 h w").float()
-
-    def _center(self, rng: np.random.Generator, points: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        """Where a crop is centered, x y, in a picture with these points `134 2` and alpha `h w`."""
-        draw, (height, width) = rng.random(), alpha.shape
-        head = points[FACE].mean(0)
-        if draw < 0.4 and 0 <= head[0] < width and 0 <= head[1] < height:
-            return (head + rng.uniform(-16, 16, 2)).astype(int)
-        covered = np.argwhere(alpha > 128)
-        if draw < 0.8 and len(covered):
-            return covered[int(rng.integers(len(covered)))][::-1]
-        return rng.integers((width, height))
 
     def batch(self, rng: np.random.Generator, count: int, num_frames: int, stride: int = 1) -> Batch:
         """`count` runs of `num_frames` frames, all of one size."""
@@ -133,16 +121,9 @@ class ClipStore:
                 "depth": depth.float() / 255,
             },
             pictures={kind: self._pictures(rng, seeds, kind) for kind in ("face", "cloth", "style")},
-            captions=[self._caption(rng, s) for s in seeds],
+            captions=[said(rng, self.facts(s)["captions"]) for s in seeds],
             facts=self._facts(seeds),
         )
-
-    def _caption(self, rng: np.random.Generator, seed: int) -> str:
-        """One of the clip's captions; a third speak of a person, as users do who let the face decide."""
-        caption = str(rng.choice(self.facts(seed)["captions"]))
-        if rng.random() < 0.33:
-            caption = caption.replace("a woman", "a person", 1).replace("a man", "a person", 1)
-        return caption
 
     def _pictures(self, rng: np.random.Generator, seeds: np.ndarray, kind: str) -> Tensor:
         """One reference picture a clip, `b 3 s s`."""
@@ -184,6 +165,31 @@ def as_video(frames: np.ndarray) -> Tensor:
     return rearrange(torch.from_numpy(np.array(frames)), "f h w c -> 1 c f h w").float() / 127.5 - 1
 
 
+def said(rng: np.random.Generator, captions: np.ndarray) -> str:
+    """One of a clip's captions; a third speak of a person, as users do who let the face decide."""
+    caption = str(rng.choice(captions))
+    if rng.random() < 0.33:
+        caption = caption.replace("a woman", "a person", 1).replace("a man", "a person", 1)
+    return caption
+
+
+def corner(rng: np.random.Generator, points: np.ndarray, size: tuple[int, int], side: int) -> tuple[int, int]:
+    """x, y of a crop of `side` pixels in a picture of `size` (height, width) with a person's points `134 2`.
+
+    Four in ten are centered on the head, four near a joint of the body, the rest lie anywhere.
+    """
+    draw, (height, width) = rng.random(), size
+    head, joint = points[FACE].mean(0), points[int(rng.integers(FACE.start))]
+    if draw < 0.4 and 0 <= head[0] < width and 0 <= head[1] < height:
+        center = head + rng.uniform(-16, 16, 2)
+    elif draw < 0.8:
+        center = joint + rng.uniform(-24, 24, 2)
+    else:
+        center = rng.uniform(0, (width, height))
+    x, y = center - side / 2
+    return int(np.clip(x, 0, width - side)), int(np.clip(y, 0, height - side))
+
+
 def head_cover(points: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
     """Share of each latent cell, `... h w`, that the box of the head covers.
 
@@ -194,7 +200,7 @@ def head_cover(points: Tensor, size: tuple[int, int], cells: tuple[int, int]) ->
     covered = []
     for axis in (0, 1):  # x, y
         count, side = cells[1 - axis], size[1 - axis] / cells[1 - axis]
-        starts = torch.arange(count) * side
+        starts = torch.arange(count, device=points.device) * side
         ends = torch.minimum((high + margin)[..., axis, None], starts + side)
         covered.append((ends - torch.maximum((low - margin)[..., axis, None], starts)).clamp(min=0) / side)
     return covered[1][..., :, None] * covered[0][..., None, :]

@@ -25,6 +25,7 @@ from dreamoving_cli.device import DTYPES, choose_device
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack, save_pack
+from dreamoving_cli.train.adversary import Adversary
 from dreamoving_cli.train.curve import Board, cut_log, draw_curve
 from dreamoving_cli.train.losses import Facts, drift, noise_loss, reconstruction_loss, snr_schedule
 from dreamoving_cli.train.muon import Muon, is_matrix
@@ -48,6 +49,7 @@ class Run:
     init: Path | None = None  # a pack to start from; None = random weights
     steps: int | None = None
     batch: int | None = None
+    frames: int | None = None
     lr: float | None = None
     workers: int = 1
     save_every_s: float = 120.0
@@ -59,6 +61,8 @@ class Run:
     recompute: bool = False  # activations again in the backward pass: less memory, a third more time
     cache_latents: bool = False
     max_steps: int | None = None  # stop here, before the stage's last step
+    minutes: float | None = None  # instead of steps: the stage ends, and its rate has fallen, after this time
+    follow: float = 0.0  # on CUDA: seconds after which newly rendered clips are taken in; 0 = never
     tensorboard: bool = False
     validation: Validation | None = None
 
@@ -74,7 +78,7 @@ def settings(run: Run) -> Stage:
         return run.chosen
     if run.stage not in STAGES:
         raise UsageError(f"stage is '{run.stage}'", f"Choose one of {', '.join(STAGES)}.")
-    given = {k: getattr(run, k) for k in ("steps", "batch", "lr") if getattr(run, k) is not None}
+    given = {k: getattr(run, k) for k in ("steps", "batch", "lr", "frames") if getattr(run, k) is not None}
     return replace(STAGES[run.stage], **given)
 
 
@@ -109,7 +113,7 @@ def work(rank: int, run: Run, config: PackConfig | None, tokenizer: Any) -> None
         crops, _ = trainer.store.crops(np.random.default_rng(run.seed), 300, side=128)
         start_from_components(pack.vae, crops)
     trainer.resume()
-    while trainer.step < min(stage.steps, run.max_steps or stage.steps):
+    while trainer.progress() < 1 and trainer.step < (run.max_steps or math.inf):
         trainer.train_step()
     trainer.check_frozen()
     if rank == 0:
@@ -146,6 +150,7 @@ class Trainer:
             self.facts = (
                 Facts(pack.config.cross_attention_dim, tokens).to(self.device) if stage.facts else None
             )
+            self.adversary = Adversary(stage.adversary, self.device) if stage.adversary else None
         extra = list(self.facts.parameters()) if self.facts else []
         self.parameters = [*self.trained.values(), *extra]
         self.gradient = flat_gradient(self.parameters)
@@ -157,11 +162,11 @@ class Trainer:
             rest, stage.lr, (0.9, 0.99 if use_muon else 0.999), weight_decay=stage.weight_decay, fused=True
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}  # moves quickly at first
-        self.store = open_store(run.data, pack, stage, run.cache_latents)
+        self.store = open_store(run.data, pack, stage, run.cache_latents, run.follow)
         self.alphas = snr_schedule(pack, stage.beta_schedule)
         self.board = Board(run.out) if run.tensorboard and rank == 0 else None
-        self.saved_at, self.started = time.monotonic(), time.monotonic()
-        self.losses: list[float] = []
+        self.saved_at, self.started, self.spent = time.monotonic(), time.monotonic(), 0.0
+        self.losses: list[Tensor] = []
 
     def loss(self, turn: int = 0) -> Tensor:
         """The loss of one of this worker's shares of the batch; drawn from (seed, step, share) alone."""
@@ -177,15 +182,25 @@ class Trainer:
 
     def crop_loss(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
         """The autoencoder's loss on `count` crops."""
-        crops, head = (x.to(self.device) for x in self.store.crops(rng, count, side=64))
-        loss = reconstruction_loss(self.pack, crops, head, generator, self.stage.sharpness)
-        if self.vae_at_start is None:
-            return loss
-        return loss + self.stage.anchor * drift(self.pack.vae, self.vae_at_start, crops)
+        crops, head = (x.to(self.device) for x in self.store.crops(rng, count, self.stage.side))
+        loss, out = reconstruction_loss(self.pack, crops, head, generator, self.stage.sharpness)
+        if self.vae_at_start is not None:
+            loss = loss + self.stage.anchor * drift(self.pack.vae, self.vae_at_start, crops)
+        if self.adversary:
+            wish = self.adversary.loss(loss, out, self.pack.vae.last_weight)
+            self.adversary.learn(out, crops)
+            loss = loss + wish
+        return loss
+
+    def progress(self) -> float:
+        """Share of the stage that is done: of its steps, or of the run's minutes."""
+        if self.run.minutes is None:
+            return self.step / self.stage.steps
+        return (self.spent + time.monotonic() - self.started) / (60 * self.run.minutes)
 
     def train_step(self) -> None:
         """Forward, backward, averaged gradients, one update."""
-        rate = learning_rate(self.stage, self.step)
+        rate = learning_rate(self.stage, self.step, self.progress())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         for turn in range(self.run.accumulate):
@@ -196,7 +211,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.muon.step(rate)
-        self.losses.append(float(self.gradient[-1]))
+        self.losses.append(self.gradient[-1].clone())
         self.gradient.zero_()
         decay = min(self.stage.ema, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
@@ -222,13 +237,13 @@ class Trainer:
         if self.step % LOG_EVERY == 0:
             line = {
                 "step": self.step,
-                "loss": round(float(np.mean(self.losses[-LOG_EVERY:])), 5),
-                "s": round(time.monotonic() - self.started, 1),
+                "loss": round(float(torch.stack(self.losses[-LOG_EVERY:]).mean()), 5),
+                "s": round(self.spent + time.monotonic() - self.started, 1),
             }
             with (self.run.out / "log.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
             if self.board:
-                self.board.add(line, learning_rate(self.stage, self.step - 1))
+                self.board.add(line, float(self.optimizer.param_groups[0]["lr"]))
             del self.losses[:-LOG_EVERY]
         if time.monotonic() - self.saved_at > self.run.save_every_s:
             self.save()
@@ -254,7 +269,9 @@ class Trainer:
         self.saved_at = time.monotonic()
         state = {
             "stage": self.run.stage, "step": self.step, "drawn": self.drawn(),
-            "losses": self.losses[-LOG_EVERY:],
+            "losses": [float(loss) for loss in self.losses[-LOG_EVERY:]],
+            "spent": self.spent + time.monotonic() - self.started if self.run.minutes else 0.0,
+            "adversary": self.adversary.state() if self.adversary else None,
             "optimizer": self.optimizer.state_dict(), "momentum": self.muon.momentum,
             "trained": {n: p.detach() for n, p in self.trained.items()}, "average": self.average,
             "facts": self.facts.state_dict() if self.facts else None,
@@ -275,7 +292,8 @@ class Trainer:
                 f"{path} was begun with {before}, now it is {now}",
                 "Give the same stage, seed, batch, workers and accumulation, or another --out.",
             )
-        self.step, self.losses = state["step"], list(state.get("losses", []))
+        self.step, self.spent = state["step"], state.get("spent", 0.0)
+        self.losses = [torch.tensor(loss, device=self.device) for loss in state.get("losses", [])]
         if self.rank == 0:
             cut_log(self.run.out, self.step)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -287,6 +305,8 @@ class Trainer:
                 m.copy_(state["momentum"][n])
         if self.facts:
             self.facts.load_state_dict(state["facts"])
+        if self.adversary and state.get("adversary"):
+            self.adversary.load(state["adversary"])
 
     def export(self, folder: Path | None = None) -> None:
         """The pack with averaged weights, in half precision; its window as long as a motion stage's runs."""
@@ -297,9 +317,9 @@ class Trainer:
         save_pack(replace(self.pack, config=config), folder or self.run.out / "pack")
 
 
-def learning_rate(stage: Stage, step: int) -> float:
-    """A warm-up, then a cosine to a twentieth of the rate, or the rate."""
-    cosine = 0.05 + 0.475 * (1 + math.cos(math.pi * step / stage.steps))
+def learning_rate(stage: Stage, step: int, progress: float) -> float:
+    """A warm-up, then a cosine over the progress 0..1 to a twentieth of the rate, or the rate."""
+    cosine = 0.05 + 0.475 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return stage.lr * min((step + 1) / stage.warmup, cosine if stage.schedule == "cosine" else 1.0)
 
 

@@ -21,13 +21,14 @@ PERSON, HEAD = 3.0, 10.0  # how much a cell of the person, or of the head, count
 
 def reconstruction_loss(
     pack: Pack, pictures: Tensor, head: Tensor, generator: torch.Generator, sharpness: float = 0.0
-) -> Tensor:
-    """Autoencoder: absolute error of pixels and of their gradients; latents kept small.
+) -> tuple[Tensor, Tensor]:
+    """Autoencoder: absolute error of pixels and of their gradients; latents kept small. And what it decoded.
 
     pictures: n 3 h w; head: n 1 h w, 0..1: eyes and mouths are a few pixels, and a person is turned by them.
     """
     raw = pack.vae.encode_raw(pictures)
-    noise = torch.randn(raw.shape, generator=generator).to(raw) * LATENT_NOISE
+    close = near(raw.device, generator)
+    noise = torch.randn(raw.shape, generator=close, device=close.device).to(raw) * LATENT_NOISE
     out = pack.vae.decode_raw(raw + noise)
     weights = 1 + (HEAD_PIXEL - 1) * head
     error = out - pictures
@@ -35,7 +36,7 @@ def reconstruction_loss(
     edges = across.mean() + down.mean()
     loss = (error.abs() * weights).mean() + 0.5 * (error.square() * weights).mean() + edges
     loss = loss + 1e-3 * raw.square().mean()
-    return loss + sharpness * sharpness_loss(out, pictures) if sharpness else loss
+    return (loss + sharpness * sharpness_loss(out, pictures) if sharpness else loss), out
 
 
 def drift(vae: VAE, start: VAE, pictures: Tensor) -> Tensor:
@@ -98,12 +99,23 @@ def snr_schedule(pack: Pack, beta_schedule: str | None = None) -> Tensor:
     return scheduler.alphas_cumprod
 
 
+def near(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """The generator for what is large: on CUDA its own, as drawing it on the CPU takes as long as the step.
+
+    Everything else is drawn on the CPU, the same everywhere.
+    """
+    if device.type != "cuda":
+        return generator
+    seed = int(torch.randint(2**31, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
+
+
 def clip_noise(shape: tuple[int, ...], generator: torch.Generator, shared: float) -> Tensor:
     """Unit noise b c f h w; `shared` of its variance common to all frames (mixed noise, Ge et al. 2023)."""
-    own = torch.randn(shape, generator=generator)
+    own = torch.randn(shape, generator=generator, device=generator.device)
     if shape[2] == 1 or not shared:
         return own
-    common = torch.randn((*shape[:2], 1, *shape[3:]), generator=generator)
+    common = torch.randn((*shape[:2], 1, *shape[3:]), generator=generator, device=generator.device)
     return shared**0.5 * common + (1 - shared) ** 0.5 * own
 
 
@@ -151,9 +163,9 @@ def noise_loss(
 ) -> Tensor:
     """Denoising loss of a batch under the stage's settings: prompts dropped, controls chosen."""
     count = len(batch.latents)
-    device = batch.latents.device  # what is drawn is drawn on the CPU: the same everywhere
+    device = batch.latents.device
     t = noise_levels(count, len(alphas), generator, settings.high_noise)
-    noise = clip_noise(tuple(batch.latents.shape), generator, settings.shared_noise).to(device)
+    noise = clip_noise(tuple(batch.latents.shape), near(device, generator), settings.shared_noise).to(device)
     a, s = (rearrange(x, "b -> b 1 1 1 1").to(device) for x in (alphas[t].sqrt(), (1 - alphas[t]).sqrt()))
     weights = snr_weights(alphas[t], settings.snr_gamma, pack.config.scheduler.prediction_type).to(device)
     x, t = a * batch.latents + s * noise, t.to(device)

@@ -55,14 +55,15 @@ def mini_config() -> PackConfig:
         vae=VaeConfig(
             kwargs={
                 "in_channels": 192,
-                "out_channels": 192,
+                "out_channels": 48,
                 "latent_channels": 8,
                 "encoder_block_out_channels": [96],
-                "decoder_block_out_channels": [96],
+                "decoder_block_out_channels": [80, 80],
                 "num_encoder_blocks": [2],
-                "num_decoder_blocks": [3],
+                "num_decoder_blocks": [3, 2],
             },
             patch=8,
+            patch_out=4,
             latent_patch=2,
         ),
         scheduler=SchedulerConfig(

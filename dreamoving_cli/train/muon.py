@@ -20,14 +20,15 @@ def is_matrix(name: str, p: Tensor) -> bool:
     return p.ndim >= 2 and not any(word in name for word in APART)
 
 
-def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, roughly: a quintic Newton-Schulz iteration. update: n m."""
-    x = update.mT if update.shape[0] > update.shape[1] else update
-    x = x / (x.norm() + 1e-7)
+def orthogonalize(updates: Tensor, steps: int = 5) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly, by quintic Newton-Schulz steps. updates: ... n m."""
+    tall = updates.shape[-2] > updates.shape[-1]
+    x = updates.mT if tall else updates
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
         x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
-    return x.mT if update.shape[0] > update.shape[1] else x
+    return x.mT if tall else x
 
 
 class Muon:
@@ -42,19 +43,31 @@ class Muon:
         """One update with learning rate `lr`."""
         if not self.weights:
             return
-        updates = {n: torch.zeros_like(p) for n, p in self.weights.items()}
+        gradients = [p.grad for p in self.weights.values() if p.grad is not None]
+        assert len(gradients) == len(self.weights)
+        torch._foreach_lerp_(list(self.momentum.values()), gradients, 1 - MOMENTUM)
+        updates = self._updates(gradients)
+        weights = list(self.weights.values())
+        torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
+        torch._foreach_add_(weights, updates, alpha=-lr)
+
+    def _updates(self, gradients: list[Tensor]) -> list[Tensor]:
+        """One update a weight; matrices of one size are made orthogonal together, workers share them."""
         rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        for i, (name, p) in enumerate(self.weights.items()):
-            assert p.grad is not None
-            self.momentum[name].lerp_(p.grad, 1 - MOMENTUM)
-            if i % workers == rank:
-                nesterov = p.grad.lerp(self.momentum[name], MOMENTUM).flatten(1)
-                scale = RMS * max(nesterov.shape) ** 0.5
-                updates[name].copy_(scale * orthogonalize(nesterov).view_as(p))
+        updates = [torch.zeros_like(g) for g in gradients]
+        nesterov = torch._foreach_lerp(gradients, list(self.momentum.values()), MOMENTUM)
+        alike: dict[torch.Size, list[int]] = {}
+        for i in range(rank, len(gradients), workers):
+            alike.setdefault(nesterov[i].flatten(1).shape, []).append(i)
+        for size, places in alike.items():
+            stack = torch.stack([nesterov[i].flatten(1) for i in places])
+            if stack.is_cuda:
+                stack = stack.bfloat16()
+            for i, found in zip(places, RMS * max(size) ** 0.5 * orthogonalize(stack), strict=True):
+                updates[i].copy_(found.view_as(updates[i]))
         if workers > 1:
-            flat = torch.cat([u.flatten() for u in updates.values()])
+            flat = torch.cat([u.flatten() for u in updates])
             dist.all_reduce(flat)
-            parts = flat.split([u.numel() for u in updates.values()])
-            updates = {n: part.view_as(u) for (n, u), part in zip(updates.items(), parts, strict=True)}
-        for name, p in self.weights.items():
-            p.mul_(1 - lr * self.weight_decay).add_(updates[name], alpha=-lr)
+            parts = flat.split([u.numel() for u in updates])
+            updates = [part.view_as(u) for u, part in zip(updates, parts, strict=True)]
+        return updates

@@ -23,7 +23,7 @@ def components(patches: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def start_from_components(vae: VAE, pictures: Tensor) -> None:
-    """Set an AutoencoderTiny of one level to the principal components of `pictures`, n c h w in -1..1."""
+    """Set an AutoencoderTiny, encoder of one level, to the principal components of `pictures`, n c h w."""
     encoder, decoder = vae.vae.encoder.layers, vae.vae.decoder.layers
     patches = rearrange(torch.nn.functional.pixel_unshuffle(pictures, vae.patch), "n c h w -> (n h w) c")
     count = encoder[-1].out_channels
@@ -42,7 +42,8 @@ def start_from_components(vae: VAE, pictures: Tensor) -> None:
     _set_join(last, torch.eye(count), torch.zeros(count))
     convolutions = [m for m in decoder if isinstance(m, nn.Conv2d)]
     _set_pair(convolutions[0], torch.eye(count), torch.zeros(count))
-    _set_join(convolutions[-1], (directions / scale[:, None]).T, mean)
+    if vae.patch_out == vae.patch:  # a decoder of several levels has to learn the way back
+        _set_join(convolutions[-1], (directions / scale[:, None]).T, mean)
 
 
 def _set_pair(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> None:

@@ -29,6 +29,7 @@ from dreamoving_cli.models.content_guider import needs_identity
 from dreamoving_cli.models.encoders import prepare_pictures
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.train.data import Batch, ClipStore, as_video
+from dreamoving_cli.train.device_store import DeviceStore
 from dreamoving_cli.train.stages import Stage
 from dreamoving_cli.whole import whole_file
 
@@ -236,10 +237,11 @@ class ShardStore:
         return sample.picture(f"{kind}.jpg") if f"{kind}.jpg" in sample.members else None
 
 
-def open_store(data: Path, pack: Pack, stage: Stage, cache: bool = False) -> Store:
-    """The data set of a folder: shards, or synthetic clips."""
+def open_store(data: Path, pack: Pack, stage: Stage, cache: bool = False, follow: float = 0.0) -> Store:
+    """The data set of a folder: shards, or synthetic clips; where the pack is on CUDA, they lie there too."""
     if not is_sharded(data):
-        return ClipStore(data)
+        on_cuda = pack.vae.mean.is_cuda
+        return DeviceStore(data, pack, stage.data == "crop", follow) if on_cuda else ClipStore(data)
     if stage.images and any(needs_identity(pack.config, kind) for kind in pack.config.guider):
         raise UsageError("a face prompt with ArcFace's embeddings cannot be trained", "Take another adapter.")
     return ShardStore(data, pack, stage, cache)

@@ -23,6 +23,8 @@ class Stage:
     motion: bool = False
     facts: bool = False  # read colors and classes off the image tokens as well
     sharpness: float = 0.0  # weight of local contrast in the autoencoder's loss
+    adversary: float = 0.0  # gradient of a judge of patches, as a share of the distances' own
+    side: int = 64  # pixels of the autoencoder's crops
     anchor: float = 0.0  # weight of how far the autoencoder's latents move away from those at the start
     weight_decay: float = 1e-2
     size: tuple[int, int] | None = None  # height, width that samples are cut to; None = as they are stored
@@ -42,11 +44,11 @@ class Stage:
     beta_schedule: str | None = None  # of the noise; None = the pack's
 
 
-ALL: dict[str, Any] = {"controls": True, "images": True, "motion": True}
+ALL: dict[str, Any] = {"controls": True, "images": True, "motion": True, "shared_noise": 1.0}
 IMAGE_PROMPTS = ("guider.", "image_encoder.")
 STAGES = {
-    "autoencoder": Stage(("vae.",), "crop", 1e-3, 32, 4000),
-    "decoder": Stage(("vae.vae.decoder.",), "crop", 4e-4, 32, 800, sharpness=0.03),
+    "autoencoder": Stage(("vae.",), "crop", 1e-3, 16, 4000, side=96),
+    "decoder": Stage(("vae.vae.decoder.",), "crop", 4e-4, 16, 800, adversary=0.3, side=96),
     "refit": Stage(("vae.",), "crop", 8e-4, 32, 800, sharpness=0.3, anchor=5.0),
     "picture": Stage(
         ("unet.unet.", "controlnet_pose.controlnet.", "controlnet_depth.controlnet.", "text_encoder.",
@@ -54,7 +56,7 @@ STAGES = {
         "picture", 6e-4, 16, 6000, controls=True, images=True, facts=True,
     ),
     "content-guider": Stage(IMAGE_PROMPTS, "picture", 1e-4, 16, 500, controls=True, images=True, facts=True),
-    "long-frames": Stage(("unet.motion.",), "clip", 3e-4, 2, 500, frames=16, motion=True),
+    "long-frames": Stage(("unet.motion.",), "clip", 3e-4, 2, 500, frames=16, motion=True, shared_noise=1.0),
     "video-controlnet": Stage(("controlnet_",), "clip", 1e-4, 2, 200, frames=16, **ALL),
     "expression": Stage(("unet.motion.",), "clip", 1e-4, 2, 300, frames=16, **ALL),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from dreamoving_cli.errors import InputError
 
 LARGE = ("frames", "pose", "depth", "alpha")
 HELD_OUT = 1_000_000  # seeds from here on are never trained on
-LONG_EVERY = 10  # one clip in ten is as long as the motion blocks' window
+LONG_EVERY = 5  # one clip in five is as long as the motion blocks' window
 LONG, SHORT = 64, 16
 
 

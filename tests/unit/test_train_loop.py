@@ -326,7 +326,7 @@ def test_the_mean_over_workers_is_the_gradient_of_the_whole_batch(
 
     def gradient(part: slice) -> torch.Tensor:
         pack.vae.zero_grad()
-        reconstruction_loss(pack, pictures[part], head[part], torch.Generator()).backward()
+        reconstruction_loss(pack, pictures[part], head[part], torch.Generator())[0].backward()
         return torch.cat([p.grad.flatten() for p in pack.vae.parameters() if p.grad is not None])
 
     mean = (gradient(slice(2)) + gradient(slice(2, 4))) / 2
