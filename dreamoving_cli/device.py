@@ -17,6 +17,11 @@ GIB = 2**30
 FITS = "Give a smaller --size, fewer --context-frames or a smaller --decode-batch."
 CGROUP = Path("/sys/fs/cgroup")  # where a container's own limit is
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names, from its malloc.h
+FULL = (  # what messages say where there is no class of errors for it; CUDA's libraries take memory themselves
+    "MPS backend out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,8 +105,9 @@ def memory_errors() -> Iterator[None]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether this is how torch or Python say that memory is full, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or _on_cpu(error) or "MPS backend out of" in str(error)
+    """Whether this is how torch, Python or a library of CUDA say that memory is full, on any device."""
+    full = isinstance(error, torch.OutOfMemoryError) or _on_cpu(error)
+    return full or any(words in str(error) for words in FULL)
 
 
 def _glibc() -> Any:

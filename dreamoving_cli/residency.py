@@ -90,10 +90,8 @@ class Residency:
         return self.decode(latents)
 
     def close(self) -> None:
-        """Everything forgotten, or back on the CPU, without hooks."""
+        """Everything forgotten, or back on the CPU, without hooks that move it."""
         for network in self.pack.networks().values():
-            if _hooked(network, OFFLOADING):
-                HookRegistry.check_if_exists_or_initialize(network).remove_hook(OFFLOADING, recurse=True)
             self._take_off(network)
         free_memory()
 
@@ -119,6 +117,8 @@ class Residency:
             network.to(self.place.device)
 
     def _take_off(self, network: nn.Module) -> None:
+        if _hooked(network, OFFLOADING):  # a hook holds on to the weights that it was made for
+            HookRegistry.check_if_exists_or_initialize(network).remove_hook(OFFLOADING, recurse=True)
         if self.pack.weights is None:
             network.to("cpu")
         elif not is_empty(network):

@@ -5,6 +5,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+NAME_LENGTH = 90  # of a kernel, whose templates are longer
+
 
 def report(found: Mapping[str, Any]) -> str:
     """All sections that were measured."""
@@ -82,6 +84,22 @@ def stages(values: Row) -> str:
     return f"{table(title, ('stage', 's', 'share'), lines)}\n\n{note}"
 
 
+def kernels(values: Row) -> str:
+    busy = values["busy_seconds"]
+    note = f"One run, under the profiler: {values['seconds']:.3f} s, of which the device worked {busy:.3f} s."
+    tables = [
+        table(title, ("name", "calls", "ms", "share"), [kernel(row) for row in values[name]])
+        for name, title in (("operations", "Operations of the denoise loop"), ("kernels", "Kernels of CUDA"))
+        if values[name]
+    ]
+    return "\n\n".join([*tables, note])
+
+
+def kernel(row: Row) -> tuple[object, ...]:
+    name = row["name"].replace("|", "/")[:NAME_LENGTH]
+    return name, row["calls"], f"{1e3 * row['seconds']:.2f}", f"{100 * row['share']:.1f} %"
+
+
 def startup(rows: Sequence[Row]) -> str:
     lines = [(row["what"], f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}") for row in rows]
     return table("Start-up", ("what", "s", "CPU s"), lines)
@@ -94,5 +112,6 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "long": contenders("Several windows"),
     "length": length,
     "stages": stages,
+    "kernels": kernels,
     "startup": startup,
 }

@@ -116,6 +116,11 @@ def stages(bench: Bench) -> Row:
     }
 
 
+def kernels(bench: Bench) -> Row:
+    """What the device does in our denoise loop."""
+    return once("kernels", task=asdict(bench.task))
+
+
 def startup(bench: Bench) -> list[Row]:
     """How long a process takes to be ready."""
     return [{"what": name, **started(words)} for name, words in STARTUP.items()]
@@ -178,5 +183,6 @@ SECTIONS: dict[str, Section] = {
     "long": long_video,
     "length": length,
     "stages": stages,
+    "kernels": kernels,
     "startup": startup,
 }

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from dreamoving_cli.bench import ours, peer
+from dreamoving_cli.bench.kernels import kernels
 from dreamoving_cli.bench.machine import machine, work
 from dreamoving_cli.bench.ours import Run
 from dreamoving_cli.bench.sizes import Task
@@ -27,7 +28,9 @@ ENGINES: dict[str, Callable[..., Run]] = {
     "diffusers": peer.make,
     "diffusers tuned": partial(peer.make, tuned=True),
 }
-ABOUT: dict[str, Callable[..., dict[str, Any]]] = {"machine": machine, "stages": stages, "work": work}
+ABOUT: dict[str, Callable[..., dict[str, Any]]] = {
+    "machine": machine, "stages": stages, "work": work, "kernels": kernels,
+}  # fmt: skip
 STATUS = Path("/proc/self/status")  # Linux; elsewhere the peak is ru_maxrss
 
 

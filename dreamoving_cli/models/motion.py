@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from dreamoving_cli.models.config import MotionConfig
 from dreamoving_cli.models.layers import group_norm, in_order, split_heads
 
+MOST_ROWS = 2**15  # cells whose frames attend in one call: CUDA's kernels take no batch above 65,535
+
 
 @lru_cache(maxsize=64)
 def sinusoid(length: int, channels: int, device: torch.device) -> Tensor:
@@ -44,7 +46,9 @@ class TimeAttention(nn.Module):
         """x: n f c, normalized."""
         x = x + sinusoid(x.shape[1], x.shape[2], x.device).to(x.dtype)
         q, k, v = (split_heads(layer(x), self.heads) for layer in (self.to_q, self.to_k, self.to_v))
-        x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        rows = zip(*(part.split(MOST_ROWS) for part in (q, k, v)), strict=True)
+        parts = [F.scaled_dot_product_attention(*each, scale=self.scale) for each in rows]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.to_out(rearrange(x, "n h f d -> n f (h d)"))
 
 

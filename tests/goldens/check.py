@@ -1,14 +1,17 @@
 """Compare our networks with outputs of the reference code: `python tests/goldens/check.py FILE...`.
 
+`--device cuda` runs the networks there.
+
 A golden holds weights, inputs and outputs of one reference module and its `config`; the kind is told by what
 a file holds, so that any sizes will do. Exit code: 0 all agree; 1 something differs or is not known here.
 """
 
+import argparse
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -389,8 +392,11 @@ def agree(ours: Tensor, theirs: Tensor) -> bool:
 
 
 @torch.no_grad()
-def check(path: Path) -> list[str]:
-    """What is wrong with our outputs on this file, one sentence each; nothing if all agree."""
+def check(path: Path, device: str = "cpu") -> list[str]:
+    """What is wrong with our outputs on this file, one sentence each; nothing if all agree.
+
+    device: where networks run; what holds none runs on the CPU.
+    """
     if path.suffix == ".json":
         return minigpt.words(path)
     golden = read(path)
@@ -399,7 +405,7 @@ def check(path: Path) -> list[str]:
     )
     if run is None:
         return [f"{path.name}: this kind of golden is not known here"]
-    ours = run(golden)
+    ours = run(golden) if run not in NETWORKS else on_device(run, golden, device)
     stored = {
         k: v for k, v in golden.tensors.items() if re.match(r"(?!.*weights\.)(.*\.)?(out|mid)([._]|$)", k)
     }
@@ -410,19 +416,31 @@ def check(path: Path) -> list[str]:
     return complaints + [f"{path.name}: {key} {_difference(ours[key], stored[key])}" for key in both]
 
 
+def on_device(run: Callable[[Golden], Results], golden: Golden, device: str) -> Results:
+    """The results of networks that are made and run on this device, in full fp32 on CUDA too."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    there = replace(golden, tensors={key: value.to(device) for key, value in golden.tensors.items()})
+    with torch.device(device):
+        return {key: value.cpu() for key, value in run(there).items()}
+
+
 def _difference(ours: Tensor, theirs: Tensor) -> str:
     if ours.shape != theirs.shape:
         return f"is {tuple(ours.shape)}, in the file {tuple(theirs.shape)}"
     return f"differs by {(ours.double() - theirs.double()).abs().max():.3g}"
 
 
-def main(paths: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Check every file; say which agree and what is wrong with the others."""
-    if failed := not paths:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("paths", nargs="*")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(words)
+    if failed := not options.paths:
         sys.stderr.write("Name the golden files to check.\n")
-    for name in paths:
+    for name in options.paths:
         try:
-            complaints = check(Path(name))
+            complaints = check(Path(name), options.device)
         except (UserError, KeyError, ValueError, RuntimeError) as error:
             complaints = [f"{Path(name).name}: {error}"]
         failed = failed or bool(complaints)
@@ -451,6 +469,7 @@ KINDS: dict[str, Callable[[Golden], Results]] = {  # a key's beginning that only
     "weights.eva.": minigpt.captioner,
     "in.rgb_uint8_hwc": minigpt.preprocess,
 }
+NETWORKS = (temporal_module, unet3d, controlnet, ip_attention, ip_projections, minigpt.captioner)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from dreamoving_cli.bench import ours, peer, sections, worker
 from dreamoving_cli.bench.contenders import Job, Runs
+from dreamoving_cli.bench.kernels import kernels
 from dreamoving_cli.bench.sizes import Task
 from dreamoving_cli.bench.stages import stages
 from dreamoving_cli.cli import app
@@ -53,6 +54,16 @@ def test_every_stage_of_a_render_is_measured() -> None:
     assert found["flop"]["unet"] > found["flop"]["control"] > 0
 
 
+def test_operations_that_take_longest_come_first() -> None:
+    found = kernels(asdict(replace(TASK, size=(64, 64), steps=1)))
+    shares = [row["share"] for row in found["operations"]]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.5 < sum(shares) <= 1.001
+    assert {"aten::addmm", "aten::mkldnn_convolution"} & {row["name"] for row in found["operations"]}
+    assert 0 < found["busy_seconds"]
+    assert found["kernels"] == []
+
+
 def test_a_process_answers_once_when_warm_and_once_for_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Task] = []
     monkeypatch.setitem(worker.ENGINES, "dreamoving", lambda task: lambda: calls.append(task))
@@ -79,7 +90,9 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
         stages = {"seconds": dict.fromkeys(names, 0.5), "flop": flop}
         about = {"kind": "cpu", "device": "cpu", "dtype": "fp32", "free_bytes": 2**33, "matmul_flops": 1e9}
         about |= {"name": "some processor", "packages": {}, "threads": 1}
-        return {"stages": stages, "work": flop, "machine": about}[what]
+        spent = [{"name": "aten::addmm", "calls": 3, "seconds": 0.1, "share": 1.0}]
+        kernels = {"seconds": 0.5, "busy_seconds": 0.1, "operations": spent, "kernels": []}
+        return {"stages": stages, "work": flop, "machine": about, "kernels": kernels}[what]
 
     monkeypatch.setattr(sections, "compare", compare)
     monkeypatch.setattr(sections, "once", once)
@@ -95,7 +108,9 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert asked[0].task.size == (64, 128)
     assert {job.stride for job in asked} >= {None, 4, 12}
     text = CliRunner().invoke(app, words).stdout
-    for title in ("Machine", "One window", "Several windows", "Cost against length", "Stages", "Start-up"):
+    for title in (
+        "Machine", "One window", "Several windows", "Cost against length", "Stages", "Operations", "Start-up",
+    ):  # fmt: skip
         assert f"### {title}" in text
 
 
