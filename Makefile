@@ -3,10 +3,12 @@
 # VENV=folder       another environment
 # PYTHON=python3.12 another interpreter for a new environment
 # CONSTRAINTS=file  versions that pip must keep to (a pip constraints file)
+# WORKERS=4         processes that run the tests, each on one core and with 1.5 GB of memory
 
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?=
+WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 SOURCES := pyproject.toml dreamoving_cli/__init__.py
@@ -48,7 +50,7 @@ types: $(VENV)/.dev ## types: mypy
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev ## the default tests: no weights, no network, no GPU
-	$(BIN)/python -m pytest --quiet --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --durations 10 --numprocesses $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev ## all tests that this machine can run, the slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -1,5 +1,6 @@
 """Small media made on the spot: videos whose frames carry their own number, for tests to read back."""
 
+import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,13 @@ def mux_sound(container: Any, stream: Any, look: Look) -> None:
         frame.sample_rate, frame.pts, frame.time_base = RATE, start + at, Fraction(1, RATE)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imports_are_no_garbage() -> None:
+    """A render collects garbage at every stage: a second each, unless what was imported is left out."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,11 @@ def test_help_of_render_imports_no_torch() -> None:
 
 
 def test_help_is_quick() -> None:
-    """Processor time, the best of some runs: on a free machine that is what a user waits for."""
-    best = min(help_cpu_s() for _ in range(8))
-    assert best < MAX_S, f"dreamoving --help took {best:.2f} s"
+    """Processor time, where one of some runs is quick: on a free machine that is what a user waits for."""
+    took: list[float] = []
+    while not took or (took[-1] >= MAX_S and len(took) < 8):
+        took.append(help_cpu_s())
+    assert took[-1] < MAX_S, f"dreamoving --help took {min(took):.2f} s"
 
 
 def help_cpu_s() -> float:

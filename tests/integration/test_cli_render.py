@@ -29,6 +29,7 @@ from tests.conftest import HEAR_CTRL_C
 
 NTSC = Fraction(30000, 1001)
 QUICK = ("--steps", "2", "--context-frames", "8", "--context-overlap", "2", "--device", "cpu")
+RENDER = ("render", "--pose", "dance.json", "--cloth", "shirt.png", *QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,7 @@ def inputs(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def run(inputs: Path) -> Callable[..., Any]:
-    return lambda *words: CliRunner().invoke(
-        app, ["render", "--pose", "dance.json", "--cloth", "shirt.png", *QUICK, *map(str, words)]
-    )
+    return lambda *words: CliRunner().invoke(app, [*RENDER, *map(str, words)])
 
 
 def test_a_video_appears_under_the_printed_name(run: Callable[..., Any], inputs: Path) -> None:
@@ -140,28 +139,33 @@ def test_refusals_leave_nothing_behind(
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
 def test_a_stopped_render_leaves_no_video_and_resume_goes_on(
-    inputs: Path, tiny_folder: Path, stop: signal.Signals
+    inputs: Path,
+    tiny_folder: Path,
+    stop: signal.Signals,
+    run: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     code = (
         "import sys, pathlib; from dreamoving_cli import paths; paths.MINI = pathlib.Path(sys.argv.pop(1)); "
     )
     code += "from dreamoving_cli.cli import app; app()"
-    command = [sys.executable, "-c", code, str(tiny_folder), "render", "--pose", "dance.json", *QUICK]
-    command += ["--steps", "40", "--guidance-scale", "1", "--max-pixels", "4096"]
+    command = [sys.executable, "-c", code, str(tiny_folder)]
+    long = ("--steps", "40", "--guidance-scale", "1", "--max-pixels", "4096")
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes["env"] = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, preexec_fn=HEAR_CTRL_C, **pipes) as process:
+    with subprocess.Popen([*command, *RENDER, *long], preexec_fn=HEAR_CTRL_C, **pipes) as process:
         state = wait_for_state(inputs, process)
         process.send_signal(stop)
         out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
+    assert "with --resume goes on from" in err
     assert not list(inputs.glob("*.mp4"))
     assert state.is_file()
-    resumed = subprocess.run([*command, "--resume"], check=False, **pipes)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "going on after step" in resumed.stderr
+    resumed = run(*long, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "going on after step" in caplog.text
     assert Path(resumed.stdout.strip()).is_file()
     assert not list(inputs.glob("*.state"))
 

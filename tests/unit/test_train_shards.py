@@ -233,10 +233,9 @@ def test_two_workers_have_the_losses_of_one_that_accumulates(
     two = as_run("long-frames", options(data, tmp_path / "two", start, scale="mini", workers=2))
     for run in (one, two):
         loop.train(run)
-    losses = [state_of(run.out)["losses"] for run in (one, two)]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-    for name, value in state_of(one.out)["trained"].items():
-        torch.testing.assert_close(value, state_of(two.out)["trained"][name], rtol=1e-3, atol=1e-5)
+    alone, shared = (state_of(run.out) for run in (one, two))
+    np.testing.assert_allclose(alone["losses"], shared["losses"], rtol=1e-5)
+    torch.testing.assert_close(alone["trained"], shared["trained"], rtol=1e-3, atol=1e-5)
 
 
 def test_recomputed_activations_give_the_same_gradients(data: Path, start: Path, tmp_path: Path) -> None:
