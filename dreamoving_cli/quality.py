@@ -35,6 +35,7 @@ OUT_OF_STEP_S = 3  # the floor's driver is this much out of step
 SMOOTHING_FRAMES = 0.5  # of both videos alike
 COLOR_FRAMES, SHEET_FRAMES, SHEET_COLUMNS, SHEET_SIDE = 32, 12, 6, 240
 BATCH = 8
+CHANCES = 200  # draws of what the seam measure would be without seams
 CHEST, CHEST_WIDTH = (0.15, 0.6), 0.65  # the torso's part that any top covers, from shoulders (0) to hips (1)
 ARM_WIDTH, AURA = (
     0.3,
@@ -58,6 +59,7 @@ class Quality:
         int | None
     )  # frames between the starts of two windows, from the record; None = one window or no record
     seam: float | None  # largest fold of the change per frame over the mean fold; 1 = no seam
+    seam_by_chance: float | None  # what the same frames give without seams: a few windows alone are above 1
     torso_lab: Lab | None  # mean color of the garment; None = no torso was seen
     background_lab: Lab | None
 
@@ -117,6 +119,7 @@ def _report(
         pck_normalized=round((score - floor) / max(1 - floor, 1e-9), 4),
         hop=hop,
         seam=round(seam(ours.changes, theirs.changes, hop), 4) if hop else None,
+        seam_by_chance=round(seam_by_chance(ours.changes, theirs.changes, hop), 4) if hop else None,
         torso_lab=colors[0],
         background_lab=colors[1],
     )
@@ -157,6 +160,22 @@ def seam(ours: np.ndarray, theirs: np.ndarray, hop: int) -> float:
     change, own = (np.bincount(folds, changes, hop) for changes in (ours, theirs))
     ratio = change / np.maximum(own, 1e-9)
     return float(ratio.max() / max(ratio.mean(), 1e-9))
+
+
+def seam_by_chance(ours: np.ndarray, theirs: np.ndarray, hop: int) -> float:
+    """Median seam measure where each window's changes are turned by a chance offset: no seam is left in place.
+
+    With three windows every fold is a mean of three numbers, and the largest of them lies far above the rest.
+    """
+    rng = np.random.default_rng(0)
+    rows = np.arange(len(ours)) // hop
+    drawn = []
+    for _ in range(CHANCES):
+        offsets = rng.integers(hop, size=rows[-1] + 1)[rows]
+        places = rows * hop + (np.arange(len(ours)) + offsets) % hop
+        order = np.argsort(places, kind="stable")
+        drawn.append(seam(ours[order], theirs[order], hop))
+    return float(np.median(drawn))
 
 
 def mean_colors(clip: Clip, watched: Watched) -> tuple[Lab | None, Lab | None]:

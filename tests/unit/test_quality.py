@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dreamoving_cli.errors import InputError
 from dreamoving_cli.extract import keypoints as kp
-from dreamoving_cli.quality import JOINTS, Watched, body_masks, pck, pck_floor, seam, torso_length
+from dreamoving_cli.quality import JOINTS, Watched, body_masks, pck, pck_floor, seam, seam_by_chance, torso_length
 
 FRAMES, FPS = 48, Fraction(8)
 STANDING = {  # x, y of a person 100 pixels tall
@@ -81,6 +81,18 @@ def test_a_jump_every_hop_is_seen_wherever_it_is(hop: int, place: int) -> None:
     ours = own.copy()
     ours[place % hop :: hop] *= 1.5
     assert seam(ours, own, hop) == pytest.approx(1.5 * hop / (hop + 0.5))
+    assert seam_by_chance(ours, own, hop) < seam(ours, own, hop)
+
+
+def test_chance_alone_shows_seams_where_windows_are_few() -> None:
+    """Restless frames without any seam: the measure and its chance level agree, far above 1 for few windows."""
+    rng = np.random.default_rng(0)
+    for windows, low in ((3, 1.5), (200, 1.0)):
+        drawn = [np.exp(rng.normal(0, 0.7, 48 * windows)) for _ in range(20)]
+        measured = np.median([seam(ours, np.ones_like(ours), 48) for ours in drawn])
+        by_chance = np.median([seam_by_chance(ours, np.ones_like(ours), 48) for ours in drawn])
+        assert measured == pytest.approx(by_chance, rel=0.08)
+        assert by_chance > low
 
 
 def test_masks_part_the_torso_from_arms_and_background() -> None:
