@@ -57,11 +57,12 @@ class DeviceStore(ClipStore):
     """A folder of synthetic clips, held on the device of the pack's autoencoder.
 
     pack: its autoencoder encodes the frames, unless `pixels` are wanted (to train the autoencoder itself).
+    least: frames a clip must have, as long as the runs that will be asked for; shorter ones are left out.
     follow: seconds after which clips that were rendered meanwhile are taken in as well; 0 = never.
     """
 
-    def __init__(self, folder: Path, pack: Pack, pixels: bool, follow: float = 0.0) -> None:
-        self.pack, self.pixels, self.follow = pack, pixels, follow
+    def __init__(self, folder: Path, pack: Pack, pixels: bool, least: int = 1, follow: float = 0.0) -> None:
+        self.pack, self.pixels, self.least, self.follow = pack, pixels, least, follow
         self.device = pack.vae.mean.device
         self.pools: dict[Size, Pool] = {}
         self.held: set[int] = set()
@@ -72,6 +73,8 @@ class DeviceStore(ClipStore):
         """Move every clip of the folder that is not here yet to the device."""
         super().__init__(self.folder)
         new = [seed for seed in self.seeds if seed not in self.held]
+        self.held |= set(new)
+        new = [seed for seed in new if len(self.facts(seed)["points"]) >= self.least]
         for k in range(0, len(new), AT_ONCE):
             part = new[k : k + AT_ONCE]
             with ThreadPoolExecutor(READERS) as readers:
@@ -82,7 +85,6 @@ class DeviceStore(ClipStore):
                 ready.setdefault(size, []).append(self.prepared(seed, arrays))
             for size, clips in ready.items():
                 self.pools.setdefault(size, Pool()).add(clips)
-        self.held |= set(new)
         self.looked = time.monotonic()
 
     def read(self, seed: int) -> dict[str, np.ndarray]:
