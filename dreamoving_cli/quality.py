@@ -163,7 +163,7 @@ def seam(ours: np.ndarray, theirs: np.ndarray, hop: int) -> float:
 
 
 def seam_by_chance(ours: np.ndarray, theirs: np.ndarray, hop: int) -> float:
-    """Median seam measure where each window's changes are turned by a chance offset: no seam is left in place.
+    """Median seam measure with each window's changes turned by a chance offset: no seam is left in place.
 
     With three windows every fold is a mean of three numbers, and the largest of them lies far above the rest.
     """

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from dreamoving_cli.errors import InputError
 from dreamoving_cli.extract import keypoints as kp
-from dreamoving_cli.quality import JOINTS, Watched, body_masks, pck, pck_floor, seam, seam_by_chance, torso_length
+from dreamoving_cli.quality import (
+    JOINTS,
+    Watched,
+    body_masks,
+    pck,
+    pck_floor,
+    seam,
+    seam_by_chance,
+    torso_length,
+)
 
 FRAMES, FPS = 48, Fraction(8)
 STANDING = {  # x, y of a person 100 pixels tall
@@ -85,7 +94,7 @@ def test_a_jump_every_hop_is_seen_wherever_it_is(hop: int, place: int) -> None:
 
 
 def test_chance_alone_shows_seams_where_windows_are_few() -> None:
-    """Restless frames without any seam: the measure and its chance level agree, far above 1 for few windows."""
+    """Restless frames without any seam: the measure and its chance level agree, and are high for few windows."""
     rng = np.random.default_rng(0)
     for windows, low in ((3, 1.5), (200, 1.0)):
         drawn = [np.exp(rng.normal(0, 0.7, 48 * windows)) for _ in range(20)]
