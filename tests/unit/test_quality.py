@@ -94,7 +94,7 @@ def test_a_jump_every_hop_is_seen_wherever_it_is(hop: int, place: int) -> None:
 
 
 def test_chance_alone_shows_seams_where_windows_are_few() -> None:
-    """Restless frames without any seam: the measure and its chance level agree, and are high for few windows."""
+    """Restless frames without any seam: the measure and its chance level agree, and rise for few windows."""
     rng = np.random.default_rng(0)
     for windows, low in ((3, 1.5), (200, 1.0)):
         drawn = [np.exp(rng.normal(0, 0.7, 48 * windows)) for _ in range(20)]
