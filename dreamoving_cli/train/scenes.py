@@ -222,12 +222,15 @@ def torso_box(points: np.ndarray, height: int, width: int) -> tuple[int, int, in
 def caption(rng: np.random.Generator, look: Look, scene: Scene, framing: str) -> str:
     """What is shown, in words; looks are named half of the time, the scene nearly always."""
     who = "a woman" if look.body % 2 else "a man"
-    if rng.random() < 0.5:
+    told = rng.random() < 0.5
+    if told:
         hair = "a bald head" if look.hair_style == "bald" else f"{look.hair_style} {look.hair_name} hair"
         who += f" with {look.skin_name} skin and {hair}"
     if rng.random() < 0.5:
         garment = look.bottom if look.bottom.cut == "dress" else look.top
         who += f" in a {garment.name} {garment.cut}"
+        if garment is look.top and not told:  # the text encoder takes no more words than one of both
+            who += f" and {look.bottom.name} {look.bottom.cut}"
     text = f"{who} is dancing"
     if framing != "full body":
         text += f", {framing}"
