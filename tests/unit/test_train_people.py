@@ -157,7 +157,12 @@ def test_captions_name_what_is_drawn() -> None:
         assert person.startswith("a woman" if look.body % 2 else "a man")
         assert rest.startswith(", portrait")
         if " in a " in person:
-            assert person.endswith(f" in a {garment.name} {garment.cut}")
+            below = (
+                ""
+                if garment is look.bottom or " with " in person
+                else (f" and {look.bottom.name} {look.bottom.cut}")
+            )
+            assert person.endswith(f" in a {garment.name} {garment.cut}{below}")
             person, named["cloth"] = person.partition(" in a ")[0], named["cloth"] + 1
         if " with " in person:
             hair = "a bald head" if look.hair_style == "bald" else f"{look.hair_style} {look.hair_name} hair"
