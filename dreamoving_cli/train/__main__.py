@@ -20,6 +20,13 @@ app = typer.Typer(
 Data = Annotated[Path, typer.Option("--data", help="The folder of synthetic clips.", show_default=False)]
 PackFolder = Annotated[Path, typer.Option("--pack", help="A folder written by `run`.", show_default=False)]
 Workers = Annotated[int, typer.Option(min=1, help="Processes, one thread each.")]
+Minutes = Annotated[
+    float | None, typer.Option(min=0.0, help="Instead of --steps: how long, over all starts of the run.")
+]
+Bringers = Annotated[
+    int, typer.Option("--workers", min=0, help="Processes that read and render what it trains on.")
+]
+Device = Annotated[str, typer.Option(help="cpu (one thread) or cuda.")]
 
 
 @app.command()
@@ -51,12 +58,39 @@ def run(
     lr: Annotated[float | None, typer.Option(min=0.0, help="Peak learning rate.")] = None,
     workers: Workers = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; on cuda all clips are held there.")] = "cpu",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Instead of steps: train for this long in all.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a run, in stages that train motion.")] = None,
+    follow: Annotated[
+        float, typer.Option(metavar="S", min=0.0, help="On cuda: take in new clips every S seconds.")
+    ] = 0.0,
 ) -> None:
     """Train one stage; a run that was cut off goes on where its checkpoint is."""
     from dreamoving_cli.train.loop import Run
     from dreamoving_cli.train.start import start
 
-    typer.echo(start(Run(stage, data, out, init, steps, batch, lr, workers, seed=seed)))
+    typer.echo(
+        start(
+            Run(
+                stage,
+                data,
+                out,
+                init,
+                steps=steps,
+                minutes=minutes,
+                batch=batch,
+                frames=frames,
+                lr=lr,
+                workers=workers,
+                seed=seed,
+                device=device,
+                dtype="bf16" if device.startswith("cuda") else "fp32",
+                follow=follow,
+            )
+        )
+    )
 
 
 @app.command()
@@ -93,17 +127,36 @@ def captioner(
         Path | None, typer.Option("--data", help="Synthetic clips whose people are used too.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 6000,
+    minutes: Minutes = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 16,
     drawn: Annotated[int, typer.Option(min=1, help="People rendered beside those of the clips.")] = 2500,
-    side: Annotated[int, typer.Option(min=28, help="Pixels a side, a multiple of 28.")] = 112,
-    width: Annotated[int, typer.Option(min=32, help="Of its transformers, a multiple of 32.")] = 64,
-    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 3e-3,
+    side: Annotated[int, typer.Option(min=28, help="Pixels a side, a multiple of 28.")] = 224,
+    width: Annotated[int, typer.Option(min=32, help="Of its transformers, a multiple of 32.")] = 160,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 2e-3,
+    workers: Bringers = 0,
+    device: Device = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Train the embedded captioner on synthetic people; a run that was cut off goes on."""
     from dreamoving_cli.train.captioner import CaptionRun, train_captioner
 
     typer.echo(
-        train_captioner(CaptionRun(clips, out, steps, lr=lr, side=side, width=width, drawn=drawn, seed=seed))
+        train_captioner(
+            CaptionRun(
+                clips,
+                out,
+                steps,
+                minutes,
+                batch,
+                lr,
+                side,
+                width,
+                drawn,
+                workers=workers,
+                device=device,
+                seed=seed,
+            )
+        )
     )
 
 
@@ -124,14 +177,17 @@ def depth(
     data: Data,
     out: Annotated[Path, typer.Option(help="Checkpoint, log and depth.safetensors.", show_default=False)],
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 1200,
+    minutes: Minutes = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 8,
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 2e-3,
+    workers: Bringers = 0,
+    device: Device = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Train the light depth network on synthetic people; a run that was cut off goes on."""
     from dreamoving_cli.train.depth import DepthRun, train_depth
 
-    typer.echo(train_depth(DepthRun(data, out, steps, batch, lr, seed)))
+    typer.echo(train_depth(DepthRun(data, out, steps, minutes, batch, lr, workers, device, seed)))
 
 
 @app.command("depth-report")

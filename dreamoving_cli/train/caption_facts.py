@@ -23,12 +23,15 @@ CUT_WORDS = {
     "long-sleeve": "long-sleeved top",
     "sweater": "long-sleeved top",
 }
+EVEN = ("stripes", "columns", "checks")  # patterns whose two colors cover about the same
 FRAMING_WORDS = {"full body": "full body", "half body": "half body", "portrait": "portrait"}
 ARMS = ("", " with one arm up", " with both arms up")
 BOX_STEP = 4  # percent; boxes are said in multiples of it
 BOX = re.compile(r"\{<(\d+)><(\d+)><(\d+)><(\d+)>\}")
 COLOR = "(" + "|".join(sorted(COLORS, key=len, reverse=True)) + ")"
 TORSO = [2, 5, 8, 11]  # of the 134 points: shoulders and hips
+OPAQUE, FEW = 250, 0.04  # of alpha; share of the cloth under which a color is not told
+LIGHT = (0.35, 1.2)  # how much brighter or darker than its own color cloth is drawn
 SHOULDERS, WRISTS = (2, 5), (4, 7)
 
 
@@ -37,34 +40,59 @@ def color_word(color: np.ndarray) -> str:
     return min(COLORS, key=lambda name: float(np.abs(np.array(COLORS[name]) / 255 - color).sum()))
 
 
-def garment_words(garment: Garment) -> str:
-    """Colors, pattern and cut; the two colors of checks, which none can tell apart, in COLORS' order."""
-    colors = [garment.name]
-    if garment.pattern != "plain" and (second := color_word(garment.second)) != garment.name:
-        colors.append(second)
-    if garment.pattern == "checks":
+def garment_words(shown: Mapping[str, str], cut: str) -> str:
+    """Colors, pattern and cut; where two colors cover about the same, they come in COLORS' order."""
+    colors = [shown["color"]]
+    if shown["second"] not in ("", shown["color"]):
+        colors.append(shown["second"])
+    if shown["pattern"] in EVEN:
         colors.sort(key=list(COLORS).index)
-    cut = CUT_WORDS.get(garment.cut, garment.cut)
-    return f"{' and '.join(colors)} {PATTERN_WORDS[garment.pattern]} {cut}"
+    return f"{' and '.join(colors)} {PATTERN_WORDS[shown['pattern']]} {CUT_WORDS.get(cut, cut)}"
 
 
-def looks_facts(look: Look, framing: str) -> dict[str, Any]:
-    """What of a look a caption tells, as words and as class numbers for training."""
-    dressed = look.bottom.cut == "dress"
-    garment = look.bottom if dressed else look.top
-    clothes = garment_words(garment)
-    if not dressed and framing == "full body":
+def worn_garment(look: Look) -> Garment:
+    """What covers the chest."""
+    return look.bottom if look.bottom.cut == "dress" else look.top
+
+
+def told_garment(garment: Garment) -> dict[str, str]:
+    """Color, second color (empty where there is none) and pattern of the whole garment."""
+    second = "" if garment.pattern == "plain" else color_word(garment.second)
+    return {"color": garment.name, "second": second, "pattern": garment.pattern}
+
+
+def shown_garment(look: Look, picture: np.ndarray, alpha: np.ndarray, torso: list[float]) -> dict[str, str]:
+    """As `told_garment`, of what the picture shows: a print on the chest is not seen from behind.
+
+    picture: uint8 h w 3, alpha: uint8 h w, torso: x0 y0 x1 y1 in 0..1.
+    """
+    garment = worn_garment(look)
+    told = told_garment(garment)
+    height, width = alpha.shape
+    x0, y0, x1, y1 = (np.array(torso) * (width, height, width, height)).astype(int)
+    pixels = picture[y0:y1, x0:x1][alpha[y0:y1, x0:x1] > OPAQUE] / 255
+    colors = (garment.color, garment.second, look.skin, look.hair)
+    nearest = np.argmin([off_color(pixels, color) for color in colors], 0)
+    first, second = int((nearest == 0).sum()), int((nearest == 1).sum())
+    if garment.pattern == "plain" or first + second == 0 or FEW <= second / (first + second) <= 1 - FEW:
+        return told
+    return {"color": told["color"] if first > second else told["second"], "second": "", "pattern": "plain"}
+
+
+def off_color(pixels: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """How far pixels are from a color in any light; n 3 and 3, 0..1 -> n."""
+    light = np.clip(pixels @ color / (color @ color), *LIGHT)
+    return np.abs(pixels - light[:, None] * color).sum(1)
+
+
+def looks_facts(look: Look, framing: str, shown: Mapping[str, str]) -> dict[str, Any]:
+    """What of a look a caption tells, as words; shown: of the garment (`shown_garment`)."""
+    clothes = garment_words(shown, worn_garment(look).cut)
+    if look.bottom.cut != "dress" and framing == "full body":
         clothes += f" and {look.bottom.name} {look.bottom.cut}"
     hair = "a bald head" if look.hair_style == "bald" else f"{look.hair_style} {look.hair_name} hair"
-    return {
-        "who": "a woman" if look.body % 2 else "a man",
-        "skin": look.skin_name,
-        "hair": hair,
-        "clothes": clothes,
-        "framing": framing,
-        "color": garment.name,
-        "pattern": garment.pattern,
-    }
+    who = "a woman" if look.body % 2 else "a man"
+    return {"who": who, "skin": look.skin_name, "hair": hair, "clothes": clothes, "framing": framing, **shown}
 
 
 def place_facts(points: np.ndarray, scores: np.ndarray, alpha: np.ndarray) -> dict[str, Any]:
@@ -138,12 +166,13 @@ def vocabulary(rng: np.random.Generator, count: int = 4000) -> list[str]:
         scene = str(rng.choice([*scenes, f"a plain {first} background", f"a dark stage with {first} light",
                                 f"a room with a {first} wall and a {second} floor"]))  # fmt: skip
         top, bottom = random_garment(rng), random_garment(rng, BOTTOMS)
+        worn = garment_words(told_garment(top), top.cut)
         hair = str(
             rng.choice(["a bald head", f"{rng.choice(HAIR_STYLES[1:])} {rng.choice(list(HAIR))} hair"])
         )
         facts = {
             "who": str(rng.choice(["a man", "a woman"])), "skin": str(rng.choice(list(SKIN))), "hair": hair,
-            "clothes": f"{garment_words(top)} and {bottom.name} {bottom.cut}", "arms": int(rng.integers(3)),
+            "clothes": f"{worn} and {bottom.name} {bottom.cut}", "arms": int(rng.integers(3)),
             "framing": str(rng.choice(list(FRAMING_WORDS))),
         }  # fmt: skip
         sentences.append(caption_of(facts, scene, np.sort(rng.random(4))))

@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamoving_cli.models.minigpt.load import load_captioner
 from dreamoving_cli.train.caption_data import Example, held_out
-from dreamoving_cli.train.caption_facts import PATTERN_WORDS, read_caption
+from dreamoving_cli.train.caption_facts import EVEN, PATTERN_WORDS, read_caption
 from dreamoving_cli.train.captioner import PROMPT
 
 BATCH = 25
@@ -41,11 +41,11 @@ def measure(examples: Sequence[Example], read: Sequence[dict[str, Any]]) -> dict
 
 
 def marks_of(truth: dict[str, Any], said: dict[str, Any]) -> dict[str, float]:
-    """What one caption says rightly; of checks, whose two colors are alike, either color counts."""
-    colors = said.get("colors", [])[: 2 if truth["pattern"] == "checks" else 1]
+    """What one caption says rightly; its first color is either one where two cover about the same."""
+    colors = [truth["color"], *([truth["second"]] if truth["pattern"] in EVEN else [])]
     arms = {None: -1, "": 0, " with one arm up": 1, " with both arms up": 2}
     marks = {
-        "garment_color": truth["color"] in colors,
+        "garment_color": said.get("colors", [""])[0] in colors,
         "pattern": said.get("pattern") == PATTERN_WORDS[truth["pattern"]],
         "scene": said.get("kind") == truth["kind"],
         "arms": arms.get(said.get("arms"), -1) == truth["arms"],

@@ -1,12 +1,14 @@
 """Train the embedded captioner: `python -m dreamoving_cli.train captioner`.
 
-One thread, resumable. Beside the words, heads that are thrown away later tell each patch of the picture what
-it shows: from nothing, the words alone teach a vision transformer slowly.
+Resumable; on CUDA or one thread of a CPU. Beside the words, heads that are thrown away later tell each patch
+of the picture what it shows: from nothing, the words alone teach a vision transformer slowly.
 """
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,19 @@ from torch import Tensor, nn
 from dreamoving_cli.models.encoders import normalize_pixels
 from dreamoving_cli.models.minigpt.config import CaptionerConfig, VisionConfig
 from dreamoving_cli.models.minigpt.load import save_captioner
-from dreamoving_cli.models.minigpt.model import Captioner
+from dreamoving_cli.models.minigpt.model import NO_TOKEN, Captioner
 from dreamoving_cli.models.minigpt.tokenizer import Tokenizer, learn_tokenizer
-from dreamoving_cli.train.caption_data import Example, PictureStore, prepare
-from dreamoving_cli.train.caption_facts import FRAMING_WORDS, vocabulary
-from dreamoving_cli.train.garments import COLORS, PATTERNS
+from dreamoving_cli.train.caption_batch import (
+    CLASSES,
+    SCENE_CLASSES,
+    Pictures,
+    drawn_job,
+    patch_targets,
+    people_job,
+    scenes_job,
+)
+from dreamoving_cli.train.caption_facts import ARMS, vocabulary
+from dreamoving_cli.train.live import Clock, Dice, Feed, Job, autocast, fresh_seeds, settle_device
 from dreamoving_cli.train.muon import Muon, is_matrix
 from dreamoving_cli.whole import whole_file
 
@@ -34,10 +44,12 @@ WHOLE = ("<p>", "</p>", "<Img>", "</Img>", "[INST]", "[/INST]", "[grounding]", "
 WARMUP = 100  # steps
 COOL = 0.3  # share of the steps in which the learning rate falls to nothing
 EMA = 0.995
-KINDS = ("plain", "room", "stage", "outdoors")
-NONE = -100  # no class
 AUX = 0.3  # weight of the heads' losses
+PATCHES = ("color", "second", "pattern", "kind", "background")  # what a head tells of each patch
 STRENGTH = 0.3  # of patches and positions at the start
+BLOCKS, LAYERS = 5, 2  # of the vision transformer and of the language model
+CHUNK = 32  # clips, people or scenes that a job makes
+LOOK_EVERY_S = 60.0  # seconds between two looks for new clips
 NOISE = 0.02  # added to the principal components' variances
 
 
@@ -48,12 +60,15 @@ class CaptionRun:
     clips: Path | None
     out: Path
     steps: int = 6000
+    minutes: float | None = None  # instead of steps
     batch: int = 16
     lr: float = 2e-3
-    side: int = 112  # pixels, a multiple of 28
-    width: int = 64  # of both transformers, a multiple of 32
+    side: int = 224  # pixels, a multiple of 28
+    width: int = 160  # of both transformers, a multiple of 32
     drawn: int = 2500  # people rendered beside those of the clips
     scenes: int = 1500
+    workers: int = 0  # processes that bring pictures; 0: none, they come before the first step
+    device: str = "cpu"
     save_every_s: float = 240.0
     seed: int = 0
 
@@ -62,11 +77,11 @@ def mini_captioner(tokenizer: Tokenizer, side: int, width: int) -> CaptionerConf
     """The embedded captioner's shape: pixels a side, and the width of both transformers."""
     llama = {
         "vocab_size": len(tokenizer.pieces), "hidden_size": width, "intermediate_size": 8 * width // 3,
-        "num_hidden_layers": 2, "num_attention_heads": width // 32, "max_position_embeddings": 256,
+        "num_hidden_layers": LAYERS, "num_attention_heads": width // 32, "max_position_embeddings": 256,
         "rms_norm_eps": 1e-5,
         "bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": None,
     }  # fmt: skip
-    vision = VisionConfig(side=side, width=width, depth=3, heads=width // 32)
+    vision = VisionConfig(side=side, width=width, depth=BLOCKS, heads=width // 32)
     return CaptionerConfig(
         name="mini", vision=vision, llama=llama, max_new_tokens=96, repetition_penalty=1.0, max_length=256
     )
@@ -77,59 +92,49 @@ class Heads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        sizes = {"person": 1, "color": len(COLORS), "pattern": len(PATTERNS), "kind": len(KINDS),
-                 "background": len(COLORS), "framing": len(FRAMING_WORDS)}  # fmt: skip
+        sizes = {"person": 1, "arms": len(ARMS)}
+        sizes |= {name: len(words) for name, words in (CLASSES | SCENE_CLASSES).items()}
         self.linear = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
     def forward(self, seen: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """The sum of the losses; seen: b n d, targets: b n or b, NONE where unknown."""
-        loss = F.binary_cross_entropy_with_logits(self.linear["person"](seen)[..., 0], targets["person"])
-        for name in ("color", "pattern", "kind", "background"):
-            known = targets[name] != NONE
-            if known.any():
-                loss = loss + F.cross_entropy(self.linear[name](seen[known]), targets[name][known])
-        return loss + F.cross_entropy(self.linear["framing"](seen.mean(1)), targets["framing"])
+        """The sum of the losses; seen: b n d, targets: b n or b, NO_TOKEN where unknown."""
+        whole = seen.mean(1)
+        said = {n: head(seen if n in (*PATCHES, "person") else whole) for n, head in self.linear.items()}
+        person = said.pop("person").float()[..., 0]
+        loss = F.binary_cross_entropy_with_logits(person, targets["person"])
+        for name, scores in said.items():
+            loss = loss + known_loss(scores.flatten(0, -2), targets[name].flatten())
+        return loss
 
 
-def targets_of(examples: list[Example], grid: int) -> dict[str, Tensor]:
-    """What the heads should say, patch by patch in raster order."""
-    alphas = torch.from_numpy(np.stack([example.alpha for example in examples])).float() / 255
-    person = rearrange(F.adaptive_avg_pool2d(alphas[:, None], grid), "b 1 h w -> b (h w)")
-    at = (np.arange(grid) + 0.5) / grid
-    inside = [
-        ((at > y0) & (at < y1))[:, None] & ((at > x0) & (at < x1))[None]
-        for x0, y0, x1, y1 in (example.facts["torso"] for example in examples)
-    ]
-    torso = torch.from_numpy(np.stack(inside).reshape(len(examples), -1)) & (person > 0.7)
-    empty = person < 0.1
+def known_loss(scores: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross-entropy where the class is known, 0 where none is; scores: n k, classes: n."""
+    total = F.cross_entropy(scores.float(), classes, ignore_index=NO_TOKEN, reduction="sum")
+    return total / (classes != NO_TOKEN).sum().clamp(min=1)
 
-    def patches(name: str, words: tuple[str, ...], where: Tensor) -> Tensor:
-        index = [words.index(e.facts[name]) if e.facts[name] in words else NONE for e in examples]
-        return torch.tensor(index)[:, None].expand_as(where).masked_fill(~where, NONE)
 
-    colors = tuple(COLORS)
-    framing = [list(FRAMING_WORDS).index(example.facts["framing"]) for example in examples]
-    return {
-        "person": person, "color": patches("color", colors, torso),
-        "pattern": patches("pattern", PATTERNS, torso),
-        "kind": patches("kind", KINDS, empty), "background": patches("background", colors, empty),
-        "framing": torch.tensor(framing),
-    }  # fmt: skip
+@cache
+def own_tokenizer(seed: int) -> Tokenizer:
+    """Learned from the sentences that are taught."""
+    return learn_tokenizer(vocabulary(np.random.default_rng(seed)), WHOLE, VOCABULARY)
 
 
 class CaptionTrainer:
     """The state of a run."""
 
     def __init__(self, run: CaptionRun) -> None:
-        self.run, self.step = run, 0
-        torch.set_num_threads(1)
-        self.tokenizer = learn_tokenizer(vocabulary(np.random.default_rng(run.seed)), WHOLE, VOCABULARY)
+        self.run, self.step, self.clock = run, 0, Clock(run.steps, run.minutes)
+        self.device = settle_device(run.device)
+        self.tokenizer = own_tokenizer(run.seed)
+        self.pictures = Pictures(self.tokenizer, run.side, self.device)
+        self.feed = Feed(self.pictures.add, run.workers)
+        self.feed.run(first_jobs(run))
         torch.manual_seed(run.seed)
         config = mini_captioner(self.tokenizer, run.side, run.width)
-        prepare(run.out / "pictures", run.clips, run.drawn, run.scenes)
-        self.store = PictureStore(run.out / "pictures", run.side)
         self.model, self.heads = Captioner(config, self.tokenizer), Heads(config.vision.width)
-        start(self.model, self.store)
+        start(self.model, self.pictures)
+        self.model.to(self.device)
+        self.heads.to(self.device)
         self.around = self.model.prompt_ids(PROMPT)
         named: dict[str, Tensor] = {
             **dict(self.model.named_parameters()),
@@ -143,23 +148,22 @@ class CaptionTrainer:
         rest = [p for n, p in named.items() if n not in matrices]
         self.optimizer = torch.optim.AdamW(rest, lr=run.lr, betas=(0.9, 0.99), weight_decay=0.01)
         self.average = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        self.losses: list[tuple[float, float]] = []
-        self.saved_at = self.started = time.monotonic()
+        self.losses: list[Tensor] = []
+        self.saved_at = time.monotonic()
 
     def loss(self) -> tuple[Tensor, Tensor]:
         """(of the words, of the heads), drawn from (seed, step) alone."""
-        rng = np.random.default_rng((self.run.seed, self.step))
-        examples = [self.store.draw(rng) for _ in range(self.run.batch)]
-        pixels = torch.from_numpy(np.stack([example.picture for example in examples]))
-        pixels = normalize_pixels(rearrange(pixels, "b h w c -> b c h w").float() / 255)
-        seen = self.model.ln_vision(self.model.visual_encoder(pixels))
-        told = self.heads(seen[:, 1:], targets_of(examples, self.model.config.vision.grid))
-        captions = [example.caption for example in examples]
-        return self.model.words_loss(self.model.project(seen), self.around, captions), told
+        with torch.no_grad():
+            batch = self.pictures.draw(Dice(self.device, self.run.seed, self.step), self.run.batch)
+            targets = patch_targets(batch, self.model.config.vision.grid)
+        with autocast(self.device):
+            seen = self.model.ln_vision(self.model.visual_encoder(normalize_pixels(batch.pixels)))
+            told = self.heads(seen[:, 1:], targets)
+            return self.model.ids_loss(self.model.project(seen), self.around, batch.told), told
 
     def train_step(self) -> None:
         """One update."""
-        left = 1 - self.step / self.run.steps
+        left = 1 - self.clock.share(self.step)
         rate = self.run.lr * min((self.step + 1) / WARMUP, 1.0, left / COOL)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -175,17 +179,28 @@ class CaptionTrainer:
             decay = min(EMA, (self.step + 1) / (self.step + 10))
             torch._foreach_lerp_(list(self.average.values()), moved, 1 - decay)
         self.step += 1
-        self.losses.append((float(words.detach()), float(told.detach())))
+        self.losses.append(torch.stack([words.detach(), told.detach()]))
         if self.step % 50 == 0:
             self.log()
         if time.monotonic() - self.saved_at > self.run.save_every_s:
             self.save()
 
+    def train(self) -> None:
+        """To the end; where time is what counts, clips and people that come meanwhile are used too."""
+        if self.run.minutes is not None:
+            self.feed.follow(later_jobs(self.run))
+        while self.clock.share(self.step) < 1:
+            self.train_step()
+            self.feed.poll()
+        self.feed.close()
+        self.save()
+
     def log(self) -> None:
         """One line of the mean losses."""
-        words, told = np.mean(self.losses[-50:], 0)
+        words, told = torch.stack(self.losses[-50:]).mean(0).tolist()
         line = {"step": self.step, "words": round(words, 4), "heads": round(told, 4),
-                "cpu_s": round(time.process_time(), 1)}  # fmt: skip
+                "people": self.pictures.pools["people"].count,
+                "used_s": round(self.clock.used_s, 1), "cpu_s": round(time.process_time(), 1)}  # fmt: skip
         with (self.run.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.losses.clear()
@@ -193,8 +208,9 @@ class CaptionTrainer:
     def save(self) -> None:
         """Write the checkpoint and the captioner as it is now, whole."""
         state = {
-            "step": self.step, "model": self.model.state_dict(), "heads": self.heads.state_dict(),
-            "average": self.average, "optimizer": self.optimizer.state_dict(), "momentum": self.muon.momentum,
+            "step": self.step, "used_s": self.clock.used_s, "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(), "average": self.average,
+            "optimizer": self.optimizer.state_dict(), "momentum": self.muon.momentum,
         }  # fmt: skip
         with whole_file(self.run.out / "state.pt") as part:
             torch.save(state, part)
@@ -212,24 +228,50 @@ class CaptionTrainer:
         path = self.run.out / "state.pt"
         if not path.exists():
             return
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
         self.step = state["step"]
+        self.clock.used_s += state["used_s"]
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average, self.muon.momentum = state["average"], state["momentum"]
 
 
+def clip_jobs(clips: Path, seeds: list[int], side: int) -> list[Job]:
+    """What cuts people from these clips."""
+    return [partial(people_job, clips, seeds[at : at + CHUNK], side) for at in range(0, len(seeds), CHUNK)]
+
+
+def first_jobs(run: CaptionRun) -> list[Job]:
+    """What is there before the first step."""
+    jobs = clip_jobs(run.clips, fresh_seeds(run.clips, set()), run.side) if run.clips else []
+    for job, count in ((drawn_job, run.drawn), (scenes_job, run.scenes)):
+        jobs += [partial(job, at, min(CHUNK, count - at), run.side) for at in range(0, count, CHUNK)]
+    return jobs
+
+
+def later_jobs(run: CaptionRun) -> Iterator[Job]:
+    """Clips that were written meanwhile, else people who are rendered anew; endless."""
+    known = set(fresh_seeds(run.clips, set())) if run.clips else set()
+    looked, at = time.monotonic(), run.drawn
+    while True:
+        if run.clips and time.monotonic() - looked > LOOK_EVERY_S:
+            looked = time.monotonic()
+            seeds = fresh_seeds(run.clips, known)
+            known.update(seeds)
+            yield from clip_jobs(run.clips, seeds, run.side)
+        yield partial(drawn_job, at, CHUNK, run.side)
+        at += CHUNK
+
+
 @torch.no_grad()
-def start(model: Captioner, store: PictureStore) -> None:
+def start(model: Captioner, pictures: Pictures) -> None:
     """Starting weights: small normal ones; for patches their principal components, for positions waves."""
     for name, p in model.named_parameters():
         if p.ndim > 1:
             nn.init.trunc_normal_(p, std=0.02 if "proj.weight" not in name else p[0].numel() ** -0.5)
     vision, eyes = model.config.vision, model.visual_encoder
-    rng = np.random.default_rng(0)
-    pictures = torch.from_numpy(np.stack([store.draw(rng).picture for _ in range(48)]))
-    pixels = normalize_pixels(rearrange(pictures, "b h w c -> b c h w").float() / 255)
+    pixels = normalize_pixels(pictures.draw(Dice(pictures.device, 0), 48).pixels.cpu())
     patches = rearrange(pixels, "b c (y p) (x q) -> (b y x) (c p q)", p=vision.patch, q=vision.patch)
     middle = patches.mean(0)
     sizes, directions = torch.linalg.eigh((patches - middle).T @ (patches - middle) / len(patches))
@@ -254,7 +296,5 @@ def train_captioner(run: CaptionRun) -> Path:
     run.out.mkdir(parents=True, exist_ok=True)
     trainer = CaptionTrainer(run)
     trainer.resume()
-    while trainer.step < run.steps:
-        trainer.train_step()
-    trainer.save()
+    trainer.train()
     return run.out / "captioner"

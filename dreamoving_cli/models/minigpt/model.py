@@ -88,16 +88,22 @@ class Captioner(nn.Module):
         return embeddings, mask
 
     def words_loss(self, seen: Tensor, around: tuple[list[int], list[int]], answers: Sequence[str]) -> Tensor:
-        """Mean cross-entropy of the answers; seen: b l d from `see`, around: ids before and after it."""
+        """`ids_loss` of answers in words."""
         rows = [[*self.tokenizer.encode(answer), self.tokenizer.eos] for answer in answers]
         length = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self.device)
         told = torch.tensor([row + [NO_TOKEN] * (length - len(row)) for row in rows], device=self.device)
-        before, after = (self.embed(part).expand(len(rows), -1, -1) for part in around)
-        words = self.llama_model.get_input_embeddings()(ids[:, :-1])
+        return self.ids_loss(seen, around, told)
+
+    def ids_loss(self, seen: Tensor, around: tuple[list[int], list[int]], told: Tensor) -> Tensor:
+        """Mean cross-entropy of the answers; seen: b l d from `see`, around: ids before and after it.
+
+        told: b n, ids of the answers and the end mark, then NO_TOKEN.
+        """
+        before, after = (self.embed(part).expand(len(told), -1, -1) for part in around)
+        words = self.llama_model.get_input_embeddings()(told[:, :-1].clamp(min=0))
         inputs = torch.cat([before, seen, after, words], 1)
-        hidden = self.llama_model.model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -length:]
-        logits = self.llama_model.lm_head(hidden).flatten(0, 1)
+        hidden = self.llama_model.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        logits = self.llama_model.lm_head(hidden[:, -told.shape[1] :]).flatten(0, 1)
         return F.cross_entropy(logits.float(), told.flatten(), ignore_index=NO_TOKEN)
 
     @torch.inference_mode()
