@@ -37,13 +37,13 @@ from dreamoving_cli.train.synth import HELD_OUT
 from dreamoving_cli.whole import whole_file
 
 SMALL = ((96, 64), (96, 96), (64, 96), (128, 64))  # height, width; at first
-LARGE = ((160, 96), (192, 128), (96, 160), (128, 192))
-SMALL_SHARE = 0.8  # of the steps
+LARGE = ((256, 160), (192, 192), (160, 256), (192, 128))  # about what it is used at
+SMALL_SHARE = 0.7  # of the run
 WARMUP = 50
 EMA = 0.995
 SETTLING = 16  # batches from which the norms' statistics are taken in the end
 PERSON_WEIGHT, SHAPE_WEIGHT, EDGE_WEIGHT, LIKENESS_WEIGHT = 0.5, 2.0, 1.0, 0.1
-POOL_BYTES = 6 * 2**30
+POOL_BYTES = 5 * 2**30
 CHUNK = 8  # clips that a job reads
 LOOK_EVERY_S = 60.0  # seconds between two looks for new clips
 SAVE_EVERY_S = 120.0
