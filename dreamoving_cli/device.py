@@ -17,7 +17,7 @@ GIB = 2**30
 FITS = "Give a smaller --size, fewer --context-frames or a smaller --decode-batch."
 CGROUP = Path("/sys/fs/cgroup")  # where a container's own limit is
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names, from its malloc.h
-FULL = (  # what messages say where there is no class of errors for it; CUDA's libraries take memory themselves
+FULL = (  # what messages say where there is no class of errors for it; libraries take memory too
     "MPS backend out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
