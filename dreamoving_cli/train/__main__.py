@@ -26,7 +26,7 @@ Minutes = Annotated[
 Bringers = Annotated[
     int, typer.Option("--workers", min=0, help="Processes that read and render what it trains on.")
 ]
-Device = Annotated[str, typer.Option(help="cpu (one thread) or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cuda, or cpu (one thread).")]
 
 
 @app.command()

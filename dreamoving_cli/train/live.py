@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamoving_cli.device import choose_device
 from dreamoving_cli.train.synth import HELD_OUT
 
 WAITING = 2  # jobs for each process that are handed over ahead
@@ -152,7 +153,8 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def settle_device(name: str) -> torch.device:
-    """The device by name; on a CPU one thread, as the two nets are small."""
+    """The device by name; on a CPU one thread, as both networks are small."""
+    device = choose_device(name)
     torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("high" if name == "cuda" else "highest")
-    return torch.device(name)
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
+    return device
