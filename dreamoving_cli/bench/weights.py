@@ -25,8 +25,9 @@ def random_state(shapes: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, 
 
     def filled(name: str, like: Tensor) -> Tensor:
         start = zlib.crc32(name.encode()) % BLOCK
-        repeats = (start + like.numel()) // BLOCK + 1
-        noise = block.repeat(repeats)[start : start + like.numel()].reshape(like.shape)
+        end = start + like.numel()
+        source = block if end <= BLOCK else block.repeat(end // BLOCK + 1)
+        noise = source[start:end].reshape(like.shape)
         if like.ndim > 1:
             return (noise * (like[0].numel() ** -0.5)).to(dtype)
         return (0.1 * noise + ("norm" in name and name.endswith("weight"))).to(dtype)

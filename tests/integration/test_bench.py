@@ -47,7 +47,8 @@ def test_freenoise_denoises_a_clip_longer_than_its_windows() -> None:
     assert theirs.isfinite().all()
 
 
-def test_every_stage_of_a_render_is_measured() -> None:
+def test_every_stage_of_a_render_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamoving_cli.bench.stages.REPEATS", 1)
     found = stages(asdict(replace(TASK, size=(64, 64), norm="frame")))
     assert set(found["seconds"]) == {*sections.STEP_SHARES, *sections.ONCE_A_FRAME, *sections.ONCE}
     assert all(seconds >= 0 for seconds in found["seconds"].values())
