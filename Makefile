@@ -3,7 +3,7 @@
 # VENV=folder       another environment
 # PYTHON=python3.12 another interpreter for a new environment
 # CONSTRAINTS=file  versions that pip must keep to (a pip constraints file)
-# WORKERS=4         processes that run the tests, each on one core and with 1.5 GB of memory
+# WORKERS=4         processes that check types and run tests, each on one core and with 1.5 GB of memory
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -47,7 +47,7 @@ lint: $(VENV)/.dev ## style: ruff
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.dev ## types: mypy
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(WORKERS)
 
 unit: $(VENV)/.dev ## the default tests: no weights, no network, no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --durations 10 --numprocesses $(WORKERS) --dist worksteal

@@ -47,7 +47,7 @@ class TimeAttention(nn.Module):
         x = x + sinusoid(x.shape[1], x.shape[2], x.device).to(x.dtype)
         q, k, v = (split_heads(layer(x), self.heads) for layer in (self.to_q, self.to_k, self.to_v))
         rows = zip(*(part.split(MOST_ROWS) for part in (q, k, v)), strict=True)
-        parts = [F.scaled_dot_product_attention(*each, scale=self.scale) for each in rows]
+        parts = [F.scaled_dot_product_attention(q, k, v, scale=self.scale) for q, k, v in rows]
         x = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.to_out(rearrange(x, "n h f d -> n f (h d)"))
 

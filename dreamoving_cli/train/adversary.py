@@ -58,9 +58,9 @@ class Adversary:
         real, fake = self.judge(pictures), self.judge(out.detach())
         (F.relu(1 - real).mean() + F.relu(1 + fake).mean()).backward()
         if dist.is_initialized():
-            for p in self.judge.parameters():
-                dist.all_reduce(p.grad)
-                p.grad /= dist.get_world_size()
+            for gradient in [p.grad for p in self.judge.parameters() if p.grad is not None]:
+                dist.all_reduce(gradient)
+                gradient /= dist.get_world_size()
         self.optimizer.step()
 
     def state(self) -> dict[str, Any]:
