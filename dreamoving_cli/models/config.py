@@ -45,7 +45,7 @@ class VaeConfig(_Frozen):
     kind: Literal["AutoencoderTiny", "AutoencoderKL"] = Field(default="AutoencoderTiny", alias="class")
     kwargs: dict[str, Any] = Field(default_factory=dict)
     patch: int = Field(default=1, ge=1)  # pixels are unshuffled by this before it and shuffled after it
-    patch_out: int | None = Field(default=None, ge=1)  # shuffled after it, where that is finer; None = `patch`
+    patch_out: int | None = Field(default=None, ge=1)  # shuffled after it; None = `patch`
     latent_patch: int = Field(default=1, ge=1)  # its latents are unshuffled by this for the U-Net
 
     @property
