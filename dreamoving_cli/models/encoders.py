@@ -5,6 +5,7 @@ A tokenizer is CLIP's byte-level BPE: released files, or one learned from a few 
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,14 @@ def read_tokenizer(vocabulary: Path, merges: Path, max_length: int) -> Any:
 def encode_text(encoder: Any, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     """Token sequences padded to the tokenizer's length, as SD takes them: b l d."""
     length = encoder.config.max_position_embeddings
-    ids = tokenizer(
-        list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-    )
-    return encoder(ids.input_ids.to(encoder.device)).last_hidden_state
+    ids = torch.from_numpy(np.stack([_token_ids(tokenizer, prompt, length) for prompt in prompts]))
+    return encoder(ids.to(encoder.device, non_blocking=True)).last_hidden_state
+
+
+@lru_cache(maxsize=2**16)  # training asks for the same captions again and again
+def _token_ids(tokenizer: Any, prompt: str, length: int) -> np.ndarray:
+    """The tokens of a prompt, cut or padded to `length`."""
+    return np.array(tokenizer(prompt, padding="max_length", truncation=True, max_length=length).input_ids)
 
 
 def prepare_pictures(pictures: Sequence[np.ndarray], side: int) -> Tensor:

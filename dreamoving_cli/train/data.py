@@ -121,7 +121,7 @@ class ClipStore:
                 "depth": depth.float() / 255,
             },
             pictures={kind: self._pictures(rng, seeds, kind) for kind in ("face", "cloth", "style")},
-            captions=[said(rng, self.facts(s)["captions"]) for s in seeds],
+            captions=said(rng, [self.facts(s)["captions"] for s in seeds]),
             facts=self._facts(seeds),
         )
 
@@ -165,12 +165,16 @@ def as_video(frames: np.ndarray) -> Tensor:
     return rearrange(torch.from_numpy(np.array(frames)), "f h w c -> 1 c f h w").float() / 127.5 - 1
 
 
-def said(rng: np.random.Generator, captions: np.ndarray) -> str:
-    """One of a clip's captions; a third speak of a person, as users do who let the face decide."""
-    caption = str(rng.choice(captions))
-    if rng.random() < 0.33:
-        caption = caption.replace("a woman", "a person", 1).replace("a man", "a person", 1)
-    return caption
+def said(rng: np.random.Generator, clips: list[np.ndarray]) -> list[str]:
+    """One of each clip's captions; a third speak of a person, as users do who let the face decide."""
+    picks, hidden = rng.random(len(clips)), rng.random(len(clips)) < 0.33
+    told = [str(captions[int(pick * len(captions))]) for captions, pick in zip(clips, picks, strict=True)]
+    return [nobody(text) if hide else text for text, hide in zip(told, hidden, strict=True)]
+
+
+def nobody(caption: str) -> str:
+    """A caption that does not say whether it is a woman or a man."""
+    return caption.replace("a woman", "a person", 1).replace("a man", "a person", 1)
 
 
 def corner(rng: np.random.Generator, points: np.ndarray, size: tuple[int, int], side: int) -> tuple[int, int]:

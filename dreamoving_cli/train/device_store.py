@@ -7,7 +7,6 @@ a step of the miniature takes milliseconds, which no reading of single clips kee
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +17,13 @@ from torch import Tensor
 from dreamoving_cli.media.images import fit_square
 from dreamoving_cli.models.encoders import normalize_pixels
 from dreamoving_cli.models.load import Pack
-from dreamoving_cli.train.data import Batch, ClipStore, as_video, corner, head_cover, said
+from dreamoving_cli.train.data import Batch, ClipStore, corner, head_cover, said
 
 STYLES = 4  # frames of a clip that serve as pictures of its style
 SIDE = 128  # pixels of a reference picture
 READERS = 8  # threads that read clips from disk
 AT_ONCE = 64  # clips that are read before they are moved
+ENCODED = 256  # frames that the autoencoder takes at once
 Size = tuple[int, int]
 
 
@@ -36,14 +36,13 @@ class Pool:
         self.points: list[np.ndarray] = []  # f 134 2 each
         self.lengths: list[int] = []
 
-    def add(self, clips: list[dict[str, Any]]) -> None:
-        """Append clips as `DeviceStore.prepared` gives them."""
-        for name in clips[0]["tensors"]:
-            before = [self.tensors[name]] if name in self.tensors else []
-            self.tensors[name] = torch.cat([*before, *(clip["tensors"][name] for clip in clips)])
-        self.captions += [clip["captions"] for clip in clips]
-        self.points += [clip["points"] for clip in clips]
-        self.lengths += [len(clip["points"]) for clip in clips]
+    def add(self, tensors: dict[str, Tensor], facts: list[dict[str, np.ndarray]]) -> None:
+        """Append clips: what `DeviceStore.prepared` makes of them, and what their files say."""
+        for name, new in tensors.items():
+            self.tensors[name] = torch.cat([self.tensors[name], new]) if name in self.tensors else new
+        self.captions += [fact["captions"] for fact in facts]
+        self.points += [fact["points"] for fact in facts]
+        self.lengths += [len(fact["points"]) for fact in facts]
 
     def runs(self, rng: np.random.Generator, clips: np.ndarray, num_frames: int, stride: int) -> np.ndarray:
         """Where the frames of one run of each clip lie, `b f`."""
@@ -74,49 +73,54 @@ class DeviceStore(ClipStore):
         super().__init__(self.folder)
         new = [seed for seed in self.seeds if seed not in self.held]
         self.held |= set(new)
-        new = [seed for seed in new if len(self.facts(seed)["points"]) >= self.least]
-        for k in range(0, len(new), AT_ONCE):
-            part = new[k : k + AT_ONCE]
-            with ThreadPoolExecutor(READERS) as readers:
-                read = list(readers.map(self.read, part))
-            ready: dict[Size, list[dict[str, Any]]] = {}
-            for seed, arrays in zip(part, read, strict=True):
-                size = arrays["alpha"].shape[1], arrays["alpha"].shape[2]
-                ready.setdefault(size, []).append(self.prepared(seed, arrays))
-            for size, clips in ready.items():
-                self.pools.setdefault(size, Pool()).add(clips)
+        with ThreadPoolExecutor(READERS) as readers:
+            lengths = [len(fact["points"]) for fact in readers.map(self.facts, new)]
+            new = [seed for seed, length in zip(new, lengths, strict=True) if length >= self.least]
+            for k in range(0, len(new), AT_ONCE):
+                sizes: dict[Size, list[int]] = {}
+                for seed in new[k : k + AT_ONCE]:
+                    sizes.setdefault(self.array(seed, "alpha").shape[1:3], []).append(seed)
+                for size, seeds in sizes.items():
+                    facts = [self.facts(seed) for seed in seeds]
+                    read = list(readers.map(self.read, seeds))
+                    self.pools.setdefault(size, Pool()).add(self.prepared(seeds, read), facts)
         self.looked = time.monotonic()
 
     def read(self, seed: int) -> dict[str, np.ndarray]:
-        """The arrays of a clip that are used here, from disk."""
+        """The arrays of a clip that are used here, from disk; those of the whole clip as `1 ...`."""
         names = ("frames", "alpha") if self.pixels else ("frames", "alpha", "pose", "depth")
         arrays = {n: np.load(self.folder / f"{seed}.{n}.npy") for n in names}
-        frames, small = arrays["frames"], self.facts(seed)
-        picks = np.linspace(0, len(frames) - 1, STYLES).astype(int)
         if not self.pixels:
-            arrays["styles"] = np.stack([fit_square(frames[i], SIDE) for i in picks])
-        return arrays | {name: small[name] for name in ("faces", "cloths")}
+            frames = arrays["frames"]
+            picks = np.linspace(0, len(frames) - 1, STYLES).astype(int)
+            arrays["styles"] = np.stack([fit_square(frames[i], SIDE) for i in picks])[None]
+            arrays |= {name: self.facts(seed)[name][None] for name in ("faces", "cloths")}
+        return arrays
 
     @torch.no_grad()
-    def prepared(self, seed: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-        """A clip's tensors on the device, its words and points."""
-        small = self.facts(seed)
-        moved = {name: torch.from_numpy(a).to(self.device)[None] for name, a in arrays.items()}
-        for name in ("frames", "alpha", "pose", "depth"):
-            if name in moved:
-                moved[name] = moved[name][0]
-        if not self.pixels:
-            latents = self.pack.vae.encode(as_video(arrays["frames"]).to(self.device), batch=16)
-            moved["latents"] = rearrange(latents, "1 c f h w -> f c h w").half()
-            cells, alpha = (latents.shape[3], latents.shape[4]), moved.pop("alpha")
-            moved["person"] = F.adaptive_avg_pool2d(alpha[:, None].float() / 255, cells)[:, 0].half()
-            points = torch.from_numpy(small["points"]).to(self.device)
-            moved["head"] = head_cover(points, (alpha.shape[1], alpha.shape[2]), cells).half()
-            moved |= {
-                f"fact.{name}": fact.to(self.device) for name, fact in self._facts(np.array([seed])).items()
-            }
-            del moved["frames"]
-        return {"tensors": moved, "captions": small["captions"], "points": small["points"]}
+    def prepared(self, seeds: list[int], read: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+        """The tensors of clips of one size, on the device."""
+        moved = {name: torch.cat([self.near(arrays[name]) for arrays in read]) for name in read[0]}
+        if self.pixels:
+            return moved
+        frames, alpha = moved.pop("frames"), moved.pop("alpha")
+        latents = [self.encoded(part) for part in frames.split(ENCODED)]
+        moved["latents"] = torch.cat(latents).half()
+        cells = moved["latents"].shape[2], moved["latents"].shape[3]
+        moved["person"] = F.adaptive_avg_pool2d(alpha[:, None].float() / 255, cells)[:, 0].half()
+        points = self.near(np.concatenate([self.facts(seed)["points"] for seed in seeds]))
+        moved["head"] = head_cover(points, (alpha.shape[1], alpha.shape[2]), cells).half()
+        told = self._facts(np.array(seeds))
+        return moved | {f"fact.{name}": fact.to(self.device) for name, fact in told.items()}
+
+    def encoded(self, frames: Tensor) -> Tensor:
+        """uint8 f h w c -> latents f c h w."""
+        video = rearrange(frames, "f h w c -> 1 c f h w").float() / 127.5 - 1
+        return rearrange(self.pack.vae.encode(video), "1 c f h w -> f c h w")
+
+    def near(self, drawn: np.ndarray) -> Tensor:
+        """What was drawn, on the device; nothing waits for the copy."""
+        return torch.from_numpy(drawn).to(self.device, non_blocking=True)
 
     def draw_pool(self, rng: np.random.Generator, count: int, length: int) -> tuple[Pool, np.ndarray]:
         """A size, and `count` of its clips that have `length` frames."""
@@ -136,19 +140,19 @@ class DeviceStore(ClipStore):
         points = np.stack([pool.points[c][i] for c, i in zip(clips, rows - first, strict=True)])
         size = pool.tensors["alpha"].shape[1], pool.tensors["alpha"].shape[2]
         corners = np.array([corner(rng, p, size, side) for p in points])
-        at = torch.from_numpy(rows).to(self.device)[:, None, None]
-        x, y = (torch.from_numpy(corners[:, [i]] + np.arange(side)).to(self.device) for i in (0, 1))
+        at = self.near(rows)[:, None, None]
+        x, y = (self.near(corners[:, [i]] + np.arange(side)) for i in (0, 1))
         pictures = pool.tensors["frames"][at, y[:, :, None], x[:, None, :]]
         covered = pool.tensors["alpha"][at, y[:, :, None], x[:, None, :]].float() / 255
-        inside = torch.from_numpy((points - corners[:, None]).astype(np.float32)).to(self.device)
+        inside = self.near((points - corners[:, None]).astype(np.float32))
         head = head_cover(inside, (side, side), (side, side)) * covered
         return rearrange(pictures, "b h w c -> b c h w").float() / 127.5 - 1, head[:, None]
 
     def batch(self, rng: np.random.Generator, count: int, num_frames: int, stride: int = 1) -> Batch:
         """As ClipStore's."""
         pool, clips = self.draw_pool(rng, count, num_frames * stride)
-        rows = torch.from_numpy(pool.runs(rng, clips, num_frames, stride)).to(self.device)
-        chosen, tensors = torch.from_numpy(clips).to(self.device), pool.tensors
+        rows = self.near(pool.runs(rng, clips, num_frames, stride))
+        chosen, tensors = self.near(clips), pool.tensors
         depth = rearrange(tensors["depth"][rows], "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
         return Batch(
             latents=rearrange(tensors["latents"][rows], "b f c h w -> b c f h w").float(),
@@ -161,13 +165,13 @@ class DeviceStore(ClipStore):
             pictures={
                 kind: self.picture(rng, tensors[f"{kind}s"], chosen) for kind in ("face", "cloth", "style")
             },
-            captions=[said(rng, pool.captions[c]) for c in clips],
+            captions=said(rng, [pool.captions[c] for c in clips]),
             facts={n.removeprefix("fact."): t[chosen] for n, t in tensors.items() if n.startswith("fact.")},
         )
 
     def picture(self, rng: np.random.Generator, options: Tensor, clips: Tensor) -> Tensor:
         """One reference picture a clip, `b 3 s s`, out of `options` `n k s s 3`."""
-        picks = torch.from_numpy(rng.integers(options.shape[1], size=len(clips))).to(self.device)
-        gain = torch.from_numpy(rng.uniform(0.85, 1.12, (len(clips), 1, 1, 1))).to(self.device)
+        picks = self.near(rng.integers(options.shape[1], size=len(clips)))
+        gain = self.near(rng.uniform(0.85, 1.12, (len(clips), 1, 1, 1)))
         pixels = (options[clips, picks].float() * gain.float() / 255).clamp(0, 1)
         return normalize_pixels(rearrange(pixels, "b h w c -> b c h w"))

@@ -131,7 +131,7 @@ class Trainer:
         self.device = choose_device(f"cuda:{rank}" if run.device == "cuda" else run.device)
         networks: dict[str, Any] = pack.networks()
         for network in networks.values():
-            network.to(self.device).train()
+            network.to(self.device, memory_format=layout(self.device)).train()
             if hasattr(network, "recompute"):
                 network.recompute = run.recompute
         named = {f"{net}.{name}": p for net, m in networks.items() for name, p in m.named_parameters()}
@@ -321,6 +321,11 @@ def learning_rate(stage: Stage, step: int, progress: float) -> float:
     """A warm-up, then a cosine over the progress 0..1 to a twentieth of the rate, or the rate."""
     cosine = 0.05 + 0.475 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return stage.lr * min((step + 1) / stage.warmup, cosine if stage.schedule == "cosine" else 1.0)
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """Of images in memory: channels last on CUDA, where its matrix units want them."""
+    return torch.channels_last if device.type == "cuda" else torch.preserve_format
 
 
 def sums(parameters: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:

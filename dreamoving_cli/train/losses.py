@@ -77,15 +77,17 @@ class Facts(nn.Module):
         }
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, kind: str, tokens: Tensor, facts: dict[str, Tensor]) -> Tensor:
-        """tokens: b l d."""
+    def forward(self, kind: str, tokens: Tensor, facts: dict[str, Tensor], seen: Tensor) -> Tensor:
+        """tokens: b l d; seen: b, 1 where the picture was shown, 0 where it was dropped."""
         total = tokens.new_zeros(())
         for name, size in self.SIZES[kind].items():
-            told = self.heads[name](rearrange(tokens, "b l d -> b (l d)"))
+            told = self.heads[name](rearrange(tokens, "b l d -> b (l d)")).float()
             truth = facts[name]
-            total = total + (
-                F.l1_loss(torch.sigmoid(told), truth) * 3 if size == 3 else 0.2 * F.cross_entropy(told, truth)
-            )
+            if size == 3:
+                errors = 3 * (torch.sigmoid(told) - truth).abs().mean(1)
+            else:
+                errors = 0.2 * F.cross_entropy(told, truth, reduction="none")
+            total = total + (errors * seen).sum() / seen.sum().clamp(min=1)
         return total
 
 
@@ -146,13 +148,12 @@ def image_prompts(
         if float(torch.rand((), generator=generator)) < UNUSED[kind]:
             continue
         chance = 0.0 if kind == "style" else absent
-        present = (torch.rand(len(pixels), generator=generator) >= chance).float().to(dropped.device)
+        present = (torch.rand(len(pixels), generator=generator) >= chance).float()
+        present = present.to(dropped.device, non_blocking=True)
         kept = pixels * rearrange(1 - dropped, "b -> b 1 1 1")  # all zero means "no picture"
         tokens = pack.guider.tokens(kind, pack.image_features(kept))
         if facts is not None and kind in Facts.SIZES:
-            extra = extra + facts(
-                kind, tokens[dropped == 0], {k: v[dropped == 0] for k, v in batch.facts.items()}
-            )
+            extra = extra + facts(kind, tokens, batch.facts, 1 - dropped)
         strength = rearrange(torch.maximum(present, dropped), "b -> b 1 1 1")
         kinds.append([(k, v, strength) for k, v in pack.guider.keys(kind, tokens)])
     return kinds, extra
@@ -166,16 +167,17 @@ def noise_loss(
     device = batch.latents.device
     t = noise_levels(count, len(alphas), generator, settings.high_noise)
     noise = clip_noise(tuple(batch.latents.shape), near(device, generator), settings.shared_noise).to(device)
-    a, s = (rearrange(x, "b -> b 1 1 1 1").to(device) for x in (alphas[t].sqrt(), (1 - alphas[t]).sqrt()))
-    weights = snr_weights(alphas[t], settings.snr_gamma, pack.config.scheduler.prediction_type).to(device)
-    x, t = a * batch.latents + s * noise, t.to(device)
+    weights = snr_weights(alphas[t], settings.snr_gamma, pack.config.scheduler.prediction_type)
+    a, s = (rearrange(x, "b -> b 1 1 1 1") for x in (alphas[t].sqrt(), (1 - alphas[t]).sqrt()))
+    a, s, weights, t = (x.to(device, non_blocking=True) for x in (a, s, weights, t))
+    x = a * batch.latents + s * noise
     dropped = draw_dropped(count, settings, generator)
     said = ["" if d else c for d, c in zip(dropped.text.tolist(), batch.captions, strict=True)]
     text = pack.encode_text(said)
     prompts = [[(k, v, 1.0)] for k, v in pack.unet.text_keys(text)]
     extra = noise.new_zeros(())
     if settings.images:
-        seen = dropped.images.to(device)
+        seen = dropped.images.to(device, non_blocking=True)
         images, extra = image_prompts(pack, batch, seen, facts, generator, settings.absent)
         prompts = [list(p) + [keys[i] for keys in images] for i, p in enumerate(prompts)]
     residuals = control_residuals(pack, batch, x, t, text, settings, generator)

@@ -54,20 +54,20 @@ class Muon:
     def _updates(self, gradients: list[Tensor]) -> list[Tensor]:
         """One update a weight; matrices of one size are made orthogonal together, workers share them."""
         rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        updates = [torch.zeros_like(g) for g in gradients]
         nesterov = torch._foreach_lerp(gradients, list(self.momentum.values()), MOMENTUM)
         alike: dict[torch.Size, list[int]] = {}
         for i in range(rank, len(gradients), workers):
-            alike.setdefault(nesterov[i].flatten(1).shape, []).append(i)
-        for size, places in alike.items():
-            stack = torch.stack([nesterov[i].flatten(1) for i in places])
-            if stack.is_cuda:
-                stack = stack.bfloat16()
-            for i, found in zip(places, RMS * max(size) ** 0.5 * orthogonalize(stack), strict=True):
-                updates[i].copy_(found.view_as(updates[i]))
+            alike.setdefault(gradients[i].shape, []).append(i)
+        updates = [torch.zeros_like(g) for g in gradients] if workers > 1 else gradients[:]
+        for shape, places in alike.items():
+            stack = torch.stack([nesterov[i] for i in places]).flatten(2)
+            scale = RMS * max(stack.shape[1:]) ** 0.5
+            found = orthogonalize(stack.bfloat16() if stack.is_cuda else stack).float() * scale
+            for i, update in zip(places, found.view(-1, *shape).unbind(), strict=True):
+                updates[i] = update
         if workers > 1:
             flat = torch.cat([u.flatten() for u in updates])
             dist.all_reduce(flat)
             parts = flat.split([u.numel() for u in updates])
-            updates = [part.view_as(u) for u, part in zip(updates, parts, strict=True)]
+            updates = [part.view(u.shape) for u, part in zip(updates, parts, strict=True)]
         return updates

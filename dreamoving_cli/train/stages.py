@@ -48,7 +48,7 @@ ALL: dict[str, Any] = {"controls": True, "images": True, "motion": True, "shared
 IMAGE_PROMPTS = ("guider.", "image_encoder.")
 STAGES = {
     "autoencoder": Stage(("vae.",), "crop", 1e-3, 16, 4000, side=96),
-    "decoder": Stage(("vae.vae.decoder.",), "crop", 4e-4, 16, 800, adversary=0.3, side=96),
+    "decoder": Stage(("vae.vae.decoder.",), "crop", 4e-4, 16, 800, adversary=0.8, side=96),
     "refit": Stage(("vae.",), "crop", 8e-4, 32, 800, sharpness=0.3, anchor=5.0),
     "picture": Stage(
         ("unet.unet.", "controlnet_pose.controlnet.", "controlnet_depth.controlnet.", "text_encoder.",
