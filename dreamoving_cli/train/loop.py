@@ -183,7 +183,7 @@ class Trainer:
     def crop_loss(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
         """The autoencoder's loss on `count` crops."""
         crops, head = (x.to(self.device) for x in self.store.crops(rng, count, self.stage.side))
-        loss, out = reconstruction_loss(self.pack, crops, head, generator, self.stage.sharpness)
+        loss, out = reconstruction_loss(self.pack, crops, head, generator, self.stage)
         if self.vae_at_start is not None:
             loss = loss + self.stage.anchor * drift(self.pack.vae, self.vae_at_start, crops)
         if self.adversary:

@@ -14,29 +14,32 @@ from dreamoving_cli.models.vae import VAE
 from dreamoving_cli.train.data import Batch
 
 HEAD_PIXEL = 4.0  # how much a pixel of the head counts beside any other, for the autoencoder
-LATENT_NOISE = 0.05  # the decoder must forgive small errors of the denoiser
 UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # chance that a whole batch does not attend to a kind
 PERSON, HEAD = 3.0, 10.0  # how much a cell of the person, or of the head, counts beside one of the background
 
 
 def reconstruction_loss(
-    pack: Pack, pictures: Tensor, head: Tensor, generator: torch.Generator, sharpness: float = 0.0
+    pack: Pack, pictures: Tensor, head: Tensor, generator: torch.Generator, settings: Any
 ) -> tuple[Tensor, Tensor]:
     """Autoencoder: absolute error of pixels and of their gradients; latents kept small. And what it decoded.
 
     pictures: n 3 h w; head: n 1 h w, 0..1: eyes and mouths are a few pixels, and a person is turned by them.
+    The decoder sees latents with noise, each picture's of another strength: the denoiser leaves some.
     """
     raw = pack.vae.encode_raw(pictures)
     close = near(raw.device, generator)
-    noise = torch.randn(raw.shape, generator=close, device=close.device).to(raw) * LATENT_NOISE
-    out = pack.vae.decode_raw(raw + noise)
+    strength = torch.rand((len(raw), 1, 1, 1), generator=close, device=close.device) * settings.latent_noise
+    noise = strength * torch.randn(raw.shape, generator=close, device=close.device)
+    out = pack.vae.decode_raw(raw + noise.to(raw))
     weights = 1 + (HEAD_PIXEL - 1) * head
     error = out - pictures
     across, down = error.diff(dim=-1).abs() * weights[..., 1:], error.diff(dim=-2).abs() * weights[..., 1:, :]
     edges = across.mean() + down.mean()
     loss = (error.abs() * weights).mean() + 0.5 * (error.square() * weights).mean() + edges
     loss = loss + 1e-3 * raw.square().mean()
-    return (loss + sharpness * sharpness_loss(out, pictures) if sharpness else loss), out
+    if settings.sharpness:
+        loss = loss + settings.sharpness * sharpness_loss(out, pictures)
+    return loss, out
 
 
 def drift(vae: VAE, start: VAE, pictures: Tensor) -> Tensor:

@@ -315,18 +315,16 @@ def test_every_fiftieth_step_is_logged(data: Path, start: Path, tmp_path: Path) 
 # --- workers
 
 
-def test_the_mean_over_workers_is_the_gradient_of_the_whole_batch(
-    data: Path, start: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mean_over_workers_is_the_gradient_of_the_whole_batch(data: Path, start: Path) -> None:
     """For equal pictures without noise; what is drawn depends on the rank, so whole runs see other data."""
-    monkeypatch.setattr(losses, "LATENT_NOISE", 0.0)
+    quiet = replace(STAGES["autoencoder"], latent_noise=0.0)
     pictures, head = ClipStore(data).crops(np.random.default_rng(0), 4, side=64)
     pack = load_pack(start)
     pack.vae.requires_grad_(True)
 
     def gradient(part: slice) -> torch.Tensor:
         pack.vae.zero_grad()
-        reconstruction_loss(pack, pictures[part], head[part], torch.Generator())[0].backward()
+        reconstruction_loss(pack, pictures[part], head[part], torch.Generator(), quiet)[0].backward()
         return torch.cat([p.grad.flatten() for p in pack.vae.parameters() if p.grad is not None])
 
     mean = (gradient(slice(2)) + gradient(slice(2, 4))) / 2
