@@ -168,7 +168,7 @@ def noise_loss(
     """Denoising loss of a batch under the stage's settings: prompts dropped, controls chosen."""
     count = len(batch.latents)
     device = batch.latents.device
-    t = noise_levels(count, len(alphas), generator, settings.high_noise)
+    t = noise_levels(count, len(alphas), generator, settings.noise)
     noise = clip_noise(tuple(batch.latents.shape), near(device, generator), settings.shared_noise).to(device)
     weights = snr_weights(alphas[t], settings.snr_gamma, pack.config.scheduler.prediction_type)
     a, s = (rearrange(x, "b -> b 1 1 1 1") for x in (alphas[t].sqrt(), (1 - alphas[t]).sqrt()))
@@ -191,10 +191,13 @@ def noise_loss(
     return weighted_mean((guess.float() - wanted).square() * weights, batch) + 0.3 * extra
 
 
-def noise_levels(count: int, levels: int, generator: torch.Generator, high: bool) -> Tensor:
-    """Steps b; high: in proportion to their number, as poses and colors are decided where noise is high."""
+def noise_levels(count: int, levels: int, generator: torch.Generator, noise: str) -> Tensor:
+    """Steps b. even: all alike; high: in proportion to their number, as poses and colors are decided there;
+    low: the other way around, for what is left of the noise at the end.
+    """
     draw = torch.rand(count, generator=generator)
-    return ((draw.sqrt() if high else draw) * levels).long().clamp(max=levels - 1)
+    share = {"even": draw, "high": draw.sqrt(), "low": 1 - draw.sqrt()}[noise]
+    return (share * levels).long().clamp(max=levels - 1)
 
 
 def snr_weights(alphas: Tensor, gamma: float, prediction: str) -> Tensor:

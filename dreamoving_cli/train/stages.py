@@ -40,7 +40,7 @@ class Stage:
     drop_both: float = 0.1  # neither
     absent: float = 0.15  # chance that face or cloth is not attended to in a sample
     shared_noise: float = 0.5  # variance share of the noise that all frames of a clip have in common
-    high_noise: bool = True  # steps drawn in proportion to their number, else all alike
+    noise: str = "high"  # which steps are drawn more often: "high", "low", or "even"
     snr_gamma: float = 0.0  # min-SNR weights (Hang et al. 2023); 0 = none
     beta_schedule: str | None = None  # of the noise; None = the pack's
 
@@ -56,6 +56,9 @@ STAGES = {
          *IMAGE_PROMPTS),
         "picture", 6e-4, 16, 6000, controls=True, images=True, facts=True,
     ),
+    "polish": Stage(
+        ("unet.unet.",), "picture", 5e-4, 16, 1500, controls=True, images=True, noise="low", ema=0.995
+    ),
     "content-guider": Stage(IMAGE_PROMPTS, "picture", 1e-4, 16, 500, controls=True, images=True, facts=True),
     "long-frames": Stage(("unet.motion.",), "clip", 3e-4, 2, 500, frames=16, motion=True, shared_noise=1.0),
     "video-controlnet": Stage(("controlnet_",), "clip", 1e-4, 2, 200, frames=16, **ALL),
@@ -64,7 +67,7 @@ STAGES = {
 
 FULL: dict[str, Any] = {
     "optimizer": "adamw", "schedule": "constant", "warmup": 500, "ema": 0.9999, "absent": 0.0,
-    "shared_noise": 0.0, "high_noise": False, "drop_both": 0.1,
+    "shared_noise": 0.0, "noise": "even", "drop_both": 0.1,
 }  # fmt: skip
 WITH_MOTION: dict[str, Any] = {**FULL, "frames": 64, "motion": True, "beta_schedule": "linear", "fps": 8.0}
 PAPER = {
