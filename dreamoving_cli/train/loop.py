@@ -113,8 +113,8 @@ def work(rank: int, run: Run, config: PackConfig | None, tokenizer: Any) -> None
         crops, _ = trainer.store.crops(np.random.default_rng(run.seed), 300, side=128)
         start_from_components(pack.vae, crops)
     trainer.resume()
-    while trainer.progress() < 1 and trainer.step < (run.max_steps or math.inf):
-        trainer.train_step()
+    while trainer.step < (run.max_steps or math.inf) and (progress := trainer.progress()) < 1:
+        trainer.train_step(progress)
     trainer.check_frozen()
     if rank == 0:
         trainer.save()
@@ -193,14 +193,17 @@ class Trainer:
         return loss
 
     def progress(self) -> float:
-        """Share of the stage that is done: of its steps, or of the run's minutes."""
+        """Share of the stage that is done: of its steps, or of the run's minutes by the first worker's clock."""
         if self.run.minutes is None:
             return self.step / self.stage.steps
-        return (self.spent + time.monotonic() - self.started) / (60 * self.run.minutes)
+        spent = torch.tensor(self.spent + time.monotonic() - self.started, device=self.device)
+        if self.run.workers > 1:
+            dist.broadcast(spent, 0)
+        return float(spent) / (60 * self.run.minutes)
 
-    def train_step(self) -> None:
-        """Forward, backward, averaged gradients, one update."""
-        rate = learning_rate(self.stage, self.step, self.progress())
+    def train_step(self, progress: float | None = None) -> None:
+        """Forward, backward, averaged gradients, one update; the rate falls with the progress 0..1."""
+        rate = learning_rate(self.stage, self.step, self.progress() if progress is None else progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         for turn in range(self.run.accumulate):

@@ -16,7 +16,7 @@ from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
-from dreamoving_cli.train import losses, measures, synth
+from dreamoving_cli.train import loop, losses, measures, synth
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.latents import has_statistics, parse_shard, prepare_latents
 from dreamoving_cli.train.loop import Run, Trainer, settings, train
@@ -310,6 +310,27 @@ def test_every_fiftieth_step_is_logged(data: Path, start: Path, tmp_path: Path) 
     (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert line["step"] == 50
     assert line["loss"] > 0
+
+
+def test_minutes_instead_of_steps_end_a_run_and_count_what_was_spent_before(
+    data: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that gains six seconds a look: of six minutes, a run that spent three before has three left."""
+    clock = iter(range(0, 10**6, 6))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    whole = trainer("autoencoder", data, tmp_path, start, minutes=6.0, steps=10**6)
+    while (progress := whole.progress()) < 0.5:
+        whole.train_step(progress)
+    whole.save()
+    again = trainer("autoencoder", data, tmp_path, start, minutes=6.0, steps=10**6)
+    again.resume()
+    assert again.step == whole.step
+    assert again.progress() == pytest.approx(0.5, abs=0.1)
+    steps = again.step
+    while (progress := again.progress()) < 1:
+        again.train_step(progress)
+    assert again.step > steps
+    assert loop.learning_rate(whole.stage, 1000, 0.99) < 0.1 * loop.learning_rate(whole.stage, 1000, 0.0)
 
 
 # --- workers
