@@ -18,7 +18,7 @@ FULL, MINI = "minigpt-v2", "mini"
 EVA, ADAPTER = "eva_vit_g", "minigptv2.checkpoint"
 LLAMA = ("llama2-7b-chat.model-00001-of-00002.safetensors", "llama2-7b-chat.model-00002-of-00002.safetensors")
 TOKENIZER = "llama2-7b-chat.tokenizer.model"
-MINI_NOTE = "an early miniature: backgrounds and boxes are told, looks and clothes are often guesses"
+MINI_NOTE = "a miniature taught on synthetic people: of real ones it tells backgrounds and main colors"
 WORKING_GIB = 1.5  # of MiniGPT-v2 beside its weights: what it remembers of one frame, activations
 
 

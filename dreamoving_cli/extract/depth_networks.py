@@ -54,7 +54,7 @@ def open_network(options: DepthOptions) -> DepthNetwork:
         if device.type != "cpu":
             return ZoeNetwork(here[0], device)
         logger.warning("the light depth network is used: ZoeDepth takes a minute a frame without a GPU")
-    logger.warning("the light depth network's weights are early: look at its maps before you use them")
+    logger.warning("the light depth network finds a dancer and guesses the room: look at its maps first")
     return LightNetwork(device)
 
 
