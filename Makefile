@@ -16,7 +16,7 @@ SOURCES := pyproject.toml dreamoving_cli/__init__.py
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := list
-.PHONY: list setup demo test check lint types unit test-all fix goldens bench wheel clean
+.PHONY: list setup demo test check lint types unit test-all fix goldens cuda bench wheel clean
 
 list: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ fix: $(VENV)/.dev ## repair style where a tool can
 
 goldens: $(VENV)/.dev ## our modules against the reference's goldens
 	$(BIN)/python tests/goldens/check.py tests/goldens/*.safetensors tests/goldens/*.json
+
+cuda: $(VENV)/.dev ## tests that need a CUDA device, each file in a process of its own, 85 seconds at most
+	printf '%s\n' tests/cuda/test_*.py tests/unit/test_residency.py | xargs -P 4 -I FILE \
+		timeout 85 $(BIN)/python -u -X faulthandler -m pytest -m gpu -v --tb=short FILE
 
 bench: $(VENV)/.run ## speed and memory of this machine, beside diffusers (ARGS=--quick)
 	$(BIN)/dreamoving bench $(ARGS)

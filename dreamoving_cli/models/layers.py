@@ -133,7 +133,13 @@ def transform(transformer: Any, x: Tensor, step: Pass) -> Tensor:
 
 
 def group_norm(norm: nn.GroupNorm, x: Tensor, num_frames: int, span: Span) -> Tensor:
-    """GroupNorm with statistics of each frame or of the whole clip; x: (b f) c h w."""
+    """GroupNorm with statistics of each frame or of the whole clip; x: (b f) c h w.
+
+    On a CPU, torch 2.11 writes the gradient of an x that needs none to address 0 where channels come last.
+    """
+    learns = torch.is_grad_enabled() and norm.weight.requires_grad
+    if x.device.type == "cpu" and learns and not x.requires_grad:
+        x = x.contiguous()
     return norm(x) if span == "frame" else fold(norm(unfold(x, num_frames)))
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,24 @@ from dreamoving_cli.media.images import write_image
 from dreamoving_cli.options import RenderOptions
 
 FRAMES, HEIGHT, WIDTH = 12, 96, 64
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Failures are told at once: a run that crashes or is cut off has no summary."""
+    if terminal := config.pluginmanager.get_plugin("terminalreporter"):
+        config.pluginmanager.register(Told(terminal), "told-at-once")
+
+
+class Told:
+    """Prints a failure when it is there."""
+
+    def __init__(self, terminal: Any) -> None:
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.terminal.write_line(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}")
+            self.terminal.flush()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("numba", reason="the renderer needs the extra `train`")
 from dreamoving_cli.models.load import build_pack, load_pack, save_pack
-from dreamoving_cli.train import synth
+from dreamoving_cli.train import losses, synth
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.latents import prepare_latents
 from dreamoving_cli.train.loop import Run, Trainer
@@ -44,8 +44,10 @@ def start(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 @pytest.mark.parametrize("name", DENOISING)
 def test_the_loss_and_its_gradient_are_those_of_the_cpu(
-    name: str, data: Path, start: Path, device: str
+    name: str, data: Path, start: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the CPU's noise on both: a card draws its own, which differs from the same seed's on a CPU."""
+    monkeypatch.setattr(losses, "near", lambda device, generator: generator)
     stage = STAGES[name]
     found = []
     for place in (device, "cpu"):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dreamoving_cli.models.config import Span
 from dreamoving_cli.models.layers import attend, cross_attend, fold, group_norm, prompt_keys, unfold
 
 
@@ -80,3 +81,15 @@ def test_norms_take_their_statistics_from_a_frame_or_the_clip(span: str) -> None
 def test_both_norms_agree_on_one_frame() -> None:
     norm, x = nn.GroupNorm(2, 4), fold(drawn(2, 4, 1, 5, 5))
     torch.testing.assert_close(group_norm(norm, x, 1, "frame"), group_norm(norm, x, 1, "clip"))
+
+
+@pytest.mark.parametrize("span", ["frame", "clip"])
+def test_a_norm_learns_the_same_whatever_the_layout_of_an_input_without_gradient(span: Span) -> None:
+    """As the first motion block that is trained over frozen layers; torch 2.11 alone ends the process."""
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        norm = nn.GroupNorm(4, 8)
+        group_norm(norm, drawn(6, 8, 3, 2).to(memory_format=layout), 3, span).square().sum().backward()
+        assert norm.weight.grad is not None
+        gradients.append(norm.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
