@@ -17,6 +17,7 @@ from dreamoving_cli.options import RenderOptions
 FRAMES, HEIGHT, WIDTH = 12, 96, 64
 
 
+@pytest.hookimpl(trylast=True)  # after the terminal is there
 def pytest_configure(config: pytest.Config) -> None:
     """Failures are told at once: a run that crashes or is cut off has no summary."""
     if terminal := config.pluginmanager.get_plugin("terminalreporter"):
