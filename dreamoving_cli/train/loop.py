@@ -193,7 +193,7 @@ class Trainer:
         return loss
 
     def progress(self) -> float:
-        """Share of the stage that is done: of its steps, or of the run's minutes by the first worker's clock."""
+        """Share of the stage that is done: of its steps, or of the minutes by the first worker's clock."""
         if self.run.minutes is None:
             return self.step / self.stage.steps
         spent = torch.tensor(self.spent + time.monotonic() - self.started, device=self.device)
