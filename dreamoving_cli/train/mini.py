@@ -75,5 +75,5 @@ def mini_config() -> PackConfig:
         ),
         context_frames=64,
         shared_noise=1.0,
-        max_pixels=192 * 288,
+        max_pixels=256 * 448,
     )
