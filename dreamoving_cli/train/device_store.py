@@ -100,7 +100,7 @@ class DeviceStore(ClipStore):
     @torch.no_grad()
     def prepared(self, seeds: list[int], read: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
         """The tensors of clips of one size, on the device."""
-        moved = {name: torch.cat([self.near(arrays[name]) for arrays in read]) for name in read[0]}
+        moved = {name: torch.cat([self.on_device(arrays[name]) for arrays in read]) for name in read[0]}
         if self.pixels:
             return moved
         frames, alpha = moved.pop("frames"), moved.pop("alpha")
@@ -108,7 +108,7 @@ class DeviceStore(ClipStore):
         moved["latents"] = torch.cat(latents).half()
         cells = moved["latents"].shape[2], moved["latents"].shape[3]
         moved["person"] = F.adaptive_avg_pool2d(alpha[:, None].float() / 255, cells)[:, 0].half()
-        points = self.near(np.concatenate([self.facts(seed)["points"] for seed in seeds]))
+        points = self.on_device(np.concatenate([self.facts(seed)["points"] for seed in seeds]))
         moved["head"] = head_cover(points, (alpha.shape[1], alpha.shape[2]), cells).half()
         told = self._facts(np.array(seeds))
         return moved | {f"fact.{name}": fact.to(self.device) for name, fact in told.items()}
@@ -118,9 +118,9 @@ class DeviceStore(ClipStore):
         video = rearrange(frames, "f h w c -> 1 c f h w").float() / 127.5 - 1
         return rearrange(self.pack.vae.encode(video), "1 c f h w -> f c h w")
 
-    def near(self, drawn: np.ndarray) -> Tensor:
-        """What was drawn, on the device; nothing waits for the copy."""
-        return torch.from_numpy(drawn).to(self.device, non_blocking=True)
+    def on_device(self, array: np.ndarray) -> Tensor:
+        """An array on the device; nothing waits for the copy."""
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     def draw_pool(self, rng: np.random.Generator, count: int, length: int) -> tuple[Pool, np.ndarray]:
         """A size, and `count` of its clips that have `length` frames."""
@@ -140,19 +140,19 @@ class DeviceStore(ClipStore):
         points = np.stack([pool.points[c][i] for c, i in zip(clips, rows - first, strict=True)])
         size = pool.tensors["alpha"].shape[1], pool.tensors["alpha"].shape[2]
         corners = np.array([corner(rng, p, size, side) for p in points])
-        at = self.near(rows)[:, None, None]
-        x, y = (self.near(corners[:, [i]] + np.arange(side)) for i in (0, 1))
+        at = self.on_device(rows)[:, None, None]
+        x, y = (self.on_device(corners[:, [i]] + np.arange(side)) for i in (0, 1))
         pictures = pool.tensors["frames"][at, y[:, :, None], x[:, None, :]]
         covered = pool.tensors["alpha"][at, y[:, :, None], x[:, None, :]].float() / 255
-        inside = self.near((points - corners[:, None]).astype(np.float32))
+        inside = self.on_device((points - corners[:, None]).astype(np.float32))
         head = head_cover(inside, (side, side), (side, side)) * covered
         return rearrange(pictures, "b h w c -> b c h w").float() / 127.5 - 1, head[:, None]
 
     def batch(self, rng: np.random.Generator, count: int, num_frames: int, stride: int = 1) -> Batch:
         """As ClipStore's."""
         pool, clips = self.draw_pool(rng, count, num_frames * stride)
-        rows = self.near(pool.runs(rng, clips, num_frames, stride))
-        chosen, tensors = self.near(clips), pool.tensors
+        rows = self.on_device(pool.runs(rng, clips, num_frames, stride))
+        chosen, tensors = self.on_device(clips), pool.tensors
         depth = rearrange(tensors["depth"][rows], "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
         return Batch(
             latents=rearrange(tensors["latents"][rows], "b f c h w -> b c f h w").float(),
@@ -171,7 +171,7 @@ class DeviceStore(ClipStore):
 
     def picture(self, rng: np.random.Generator, options: Tensor, clips: Tensor) -> Tensor:
         """One reference picture a clip, `b 3 s s`, out of `options` `n k s s 3`."""
-        picks = self.near(rng.integers(options.shape[1], size=len(clips)))
-        gain = self.near(rng.uniform(0.85, 1.12, (len(clips), 1, 1, 1)))
+        picks = self.on_device(rng.integers(options.shape[1], size=len(clips)))
+        gain = self.on_device(rng.uniform(0.85, 1.12, (len(clips), 1, 1, 1)))
         pixels = (options[clips, picks].float() * gain.float() / 255).clamp(0, 1)
         return normalize_pixels(rearrange(pixels, "b h w c -> b c h w"))

@@ -27,9 +27,11 @@ def reconstruction_loss(
     The decoder sees latents with noise, each picture's of another strength: the denoiser leaves some.
     """
     raw = pack.vae.encode_raw(pictures)
-    close = near(raw.device, generator)
-    strength = torch.rand((len(raw), 1, 1, 1), generator=close, device=close.device) * settings.latent_noise
-    noise = strength * torch.randn(raw.shape, generator=close, device=close.device)
+    drawn_on = generator_on(raw.device, generator)
+    strength = (
+        torch.rand((len(raw), 1, 1, 1), generator=drawn_on, device=drawn_on.device) * settings.latent_noise
+    )
+    noise = strength * torch.randn(raw.shape, generator=drawn_on, device=drawn_on.device)
     out = pack.vae.decode_raw(raw + noise.to(raw))
     weights = 1 + (HEAD_PIXEL - 1) * head
     error = out - pictures
@@ -104,7 +106,7 @@ def snr_schedule(pack: Pack, beta_schedule: str | None = None) -> Tensor:
     return scheduler.alphas_cumprod
 
 
-def near(device: torch.device, generator: torch.Generator) -> torch.Generator:
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
     """The generator for what is large: on CUDA its own, as drawing it on the CPU takes as long as the step.
 
     Everything else is drawn on the CPU, the same everywhere.
@@ -169,7 +171,9 @@ def noise_loss(
     count = len(batch.latents)
     device = batch.latents.device
     t = noise_levels(count, len(alphas), generator, settings.noise)
-    noise = clip_noise(tuple(batch.latents.shape), near(device, generator), settings.shared_noise).to(device)
+    noise = clip_noise(tuple(batch.latents.shape), generator_on(device, generator), settings.shared_noise).to(
+        device
+    )
     weights = snr_weights(alphas[t], settings.snr_gamma, pack.config.scheduler.prediction_type)
     a, s = (rearrange(x, "b -> b 1 1 1 1") for x in (alphas[t].sqrt(), (1 - alphas[t]).sqrt()))
     a, s, weights, t = (x.to(device, non_blocking=True) for x in (a, s, weights, t))

@@ -47,7 +47,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_cpu(
     name: str, data: Path, start: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the CPU's noise on both: a card draws its own, which differs from the same seed's on a CPU."""
-    monkeypatch.setattr(losses, "near", lambda device, generator: generator)
+    monkeypatch.setattr(losses, "generator_on", lambda device, generator: generator)
     stage = STAGES[name]
     found = []
     for place in (device, "cpu"):

@@ -19,7 +19,22 @@ KL = VaeConfig(
 )
 
 
-@pytest.mark.parametrize("config", [tiny_config().vae, KL], ids=["tiny", "kl"])
+FINER = VaeConfig(  # patches of 8x8 in, of 4x4 out
+    kwargs={
+        "in_channels": 192,
+        "out_channels": 48,
+        "latent_channels": 4,
+        "encoder_block_out_channels": [8],
+        "decoder_block_out_channels": [8, 8],
+        "num_encoder_blocks": [1],
+        "num_decoder_blocks": [1, 1],
+    },
+    patch=8,
+    patch_out=4,
+)
+
+
+@pytest.mark.parametrize("config", [tiny_config().vae, KL, FINER], ids=["tiny", "kl", "finer"])
 @torch.no_grad()
 def test_sizes_follow_the_factor(config: VaeConfig) -> None:
     vae = VAE(config).eval()
