@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-WIDTHS = (48, 96, 192)  # each level halves the picture; a verdict sees 46 pixels a side
+WIDTHS = (48, 96, 192)  # each level halves the picture; a verdict sees 66 pixels a side
 LR = 4e-4
 
 

@@ -196,10 +196,12 @@ class Trainer:
         """Share of the stage that is done: of its steps, or of the minutes by the first worker's clock."""
         if self.run.minutes is None:
             return self.step / self.stage.steps
-        spent = torch.tensor(self.spent + time.monotonic() - self.started, device=self.device)
+        spent = self.spent + time.monotonic() - self.started
         if self.run.workers > 1:
-            dist.broadcast(spent, 0)
-        return float(spent) / (60 * self.run.minutes)
+            agreed = torch.tensor(spent, device=self.device)
+            dist.broadcast(agreed, 0)
+            spent = float(agreed)
+        return spent / (60 * self.run.minutes)
 
     def train_step(self, progress: float | None = None) -> None:
         """Forward, backward, averaged gradients, one update; the rate falls with the progress 0..1."""
