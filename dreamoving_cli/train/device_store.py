@@ -18,6 +18,7 @@ from dreamoving_cli.media.images import fit_square
 from dreamoving_cli.models.encoders import normalize_pixels
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.train.data import Batch, ClipStore, corner, head_cover, said
+from dreamoving_cli.train.live import fresh_seeds
 
 STYLES = 4  # frames of a clip that serve as pictures of its style
 SIDE = 128  # pixels of a reference picture
@@ -27,7 +28,7 @@ ENCODED = 256  # frames that the autoencoder takes at once
 Size = tuple[int, int]
 
 
-class Pool:
+class Shelf:
     """Clips of one size: tensors over all frames, tensors and words over all clips."""
 
     def __init__(self) -> None:
@@ -63,15 +64,14 @@ class DeviceStore(ClipStore):
     def __init__(self, folder: Path, pack: Pack, pixels: bool, least: int = 1, follow: float = 0.0) -> None:
         self.pack, self.pixels, self.least, self.follow = pack, pixels, least, follow
         self.device = pack.vae.mean.device
-        self.pools: dict[Size, Pool] = {}
+        self.shelves: dict[Size, Shelf] = {}
         self.held: set[int] = set()
-        self.folder = folder
+        super().__init__(folder)
         self.take_in()
 
     def take_in(self) -> None:
         """Move every clip of the folder that is not here yet to the device."""
-        super().__init__(self.folder)
-        new = [seed for seed in self.seeds if seed not in self.held]
+        new = fresh_seeds(self.folder, self.held)
         self.held |= set(new)
         with ThreadPoolExecutor(READERS) as readers:
             lengths = [len(fact["points"]) for fact in readers.map(self.facts, new)]
@@ -83,7 +83,7 @@ class DeviceStore(ClipStore):
                 for size, seeds in sizes.items():
                     facts = [self.facts(seed) for seed in seeds]
                     read = list(readers.map(self.read, seeds))
-                    self.pools.setdefault(size, Pool()).add(self.prepared(seeds, read), facts)
+                    self.shelves.setdefault(size, Shelf()).add(self.prepared(seeds, read), facts)
         self.looked = time.monotonic()
 
     def read(self, seed: int) -> dict[str, np.ndarray]:
@@ -122,37 +122,37 @@ class DeviceStore(ClipStore):
         """An array on the device; nothing waits for the copy."""
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
-    def draw_pool(self, rng: np.random.Generator, count: int, length: int) -> tuple[Pool, np.ndarray]:
+    def draw_shelf(self, rng: np.random.Generator, count: int, length: int) -> tuple[Shelf, np.ndarray]:
         """A size, and `count` of its clips that have `length` frames."""
         if self.follow and time.monotonic() - self.looked > self.follow:
             self.take_in()
-        pools = list(self.pools.values())
-        fits = [np.flatnonzero(np.array(pool.lengths) >= length) for pool in pools]
+        shelves = list(self.shelves.values())
+        fits = [np.flatnonzero(np.array(shelf.lengths) >= length) for shelf in shelves]
         weights = np.array([len(f) for f in fits], float)
-        which = int(rng.choice(len(pools), p=weights / weights.sum()))
-        return pools[which], rng.choice(fits[which], count)
+        which = int(rng.choice(len(shelves), p=weights / weights.sum()))
+        return shelves[which], rng.choice(fits[which], count)
 
     def crops(self, rng: np.random.Generator, count: int, side: int) -> tuple[Tensor, Tensor]:
         """As ClipStore's, all from pictures of one size."""
-        pool, clips = self.draw_pool(rng, count, 1)
-        rows = pool.runs(rng, clips, 1, 1)[:, 0]
-        first = np.concatenate([[0], np.cumsum(pool.lengths)])[clips]
-        points = np.stack([pool.points[c][i] for c, i in zip(clips, rows - first, strict=True)])
-        size = pool.tensors["alpha"].shape[1], pool.tensors["alpha"].shape[2]
+        shelf, clips = self.draw_shelf(rng, count, 1)
+        rows = shelf.runs(rng, clips, 1, 1)[:, 0]
+        first = np.concatenate([[0], np.cumsum(shelf.lengths)])[clips]
+        points = np.stack([shelf.points[c][i] for c, i in zip(clips, rows - first, strict=True)])
+        size = shelf.tensors["alpha"].shape[1], shelf.tensors["alpha"].shape[2]
         corners = np.array([corner(rng, p, size, side) for p in points])
         at = self.on_device(rows)[:, None, None]
         x, y = (self.on_device(corners[:, [i]] + np.arange(side)) for i in (0, 1))
-        pictures = pool.tensors["frames"][at, y[:, :, None], x[:, None, :]]
-        covered = pool.tensors["alpha"][at, y[:, :, None], x[:, None, :]].float() / 255
+        pictures = shelf.tensors["frames"][at, y[:, :, None], x[:, None, :]]
+        covered = shelf.tensors["alpha"][at, y[:, :, None], x[:, None, :]].float() / 255
         inside = self.on_device((points - corners[:, None]).astype(np.float32))
         head = head_cover(inside, (side, side), (side, side)) * covered
         return rearrange(pictures, "b h w c -> b c h w").float() / 127.5 - 1, head[:, None]
 
     def batch(self, rng: np.random.Generator, count: int, num_frames: int, stride: int = 1) -> Batch:
         """As ClipStore's."""
-        pool, clips = self.draw_pool(rng, count, num_frames * stride)
-        rows = self.on_device(pool.runs(rng, clips, num_frames, stride))
-        chosen, tensors = self.on_device(clips), pool.tensors
+        shelf, clips = self.draw_shelf(rng, count, num_frames * stride)
+        rows = self.on_device(shelf.runs(rng, clips, num_frames, stride))
+        chosen, tensors = self.on_device(clips), shelf.tensors
         depth = rearrange(tensors["depth"][rows], "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
         return Batch(
             latents=rearrange(tensors["latents"][rows], "b f c h w -> b c f h w").float(),
@@ -165,7 +165,7 @@ class DeviceStore(ClipStore):
             pictures={
                 kind: self.picture(rng, tensors[f"{kind}s"], chosen) for kind in ("face", "cloth", "style")
             },
-            captions=said(rng, [pool.captions[c] for c in clips]),
+            captions=said(rng, [shelf.captions[c] for c in clips]),
             facts={n.removeprefix("fact."): t[chosen] for n, t in tensors.items() if n.startswith("fact.")},
         )
 

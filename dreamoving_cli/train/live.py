@@ -1,6 +1,6 @@
-"""What both small trainers share: examples kept on the device, processes that bring them, dice, a clock.
+"""What the small trainers share: examples kept on the device, processes that bring them, dice; and a clock.
 
-Not here: the loop of the miniature's stages (loop.py), which reads its clips from disk.
+The loop of the miniature's stages (loop.py) takes the clock alone; its clips are held by device_store.py.
 """
 
 import time

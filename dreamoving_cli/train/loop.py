@@ -27,6 +27,7 @@ from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack, save_pack
 from dreamoving_cli.train.adversary import Adversary
 from dreamoving_cli.train.curve import Board, cut_log, draw_curve
+from dreamoving_cli.train.live import Clock
 from dreamoving_cli.train.losses import Facts, drift, noise_loss, reconstruction_loss, snr_schedule
 from dreamoving_cli.train.muon import Muon, is_matrix
 from dreamoving_cli.train.principal import start_from_components
@@ -165,7 +166,7 @@ class Trainer:
         self.store = open_store(run.data, pack, stage, run.cache_latents, run.follow)
         self.alphas = snr_schedule(pack, stage.beta_schedule)
         self.board = Board(run.out) if run.tensorboard and rank == 0 else None
-        self.saved_at, self.started, self.spent = time.monotonic(), time.monotonic(), 0.0
+        self.saved_at, self.clock = time.monotonic(), Clock(stage.steps, run.minutes)
         self.losses: list[Tensor] = []
 
     def loss(self, turn: int = 0) -> Tensor:
@@ -193,15 +194,13 @@ class Trainer:
         return loss
 
     def progress(self) -> float:
-        """Share of the stage that is done: of its steps, or of the minutes by the first worker's clock."""
-        if self.run.minutes is None:
-            return self.step / self.stage.steps
-        spent = self.spent + time.monotonic() - self.started
-        if self.run.workers > 1:
-            agreed = torch.tensor(spent, device=self.device)
+        """Share of the stage that is done, 0..1, by the first worker's clock."""
+        share = self.clock.share(self.step)
+        if self.run.minutes is not None and self.run.workers > 1:
+            agreed = torch.tensor(share, device=self.device)
             dist.broadcast(agreed, 0)
-            spent = float(agreed)
-        return spent / (60 * self.run.minutes)
+            share = float(agreed)
+        return share
 
     def train_step(self, progress: float | None = None) -> None:
         """Forward, backward, averaged gradients, one update; the rate falls with the progress 0..1."""
@@ -243,7 +242,7 @@ class Trainer:
             line = {
                 "step": self.step,
                 "loss": round(float(torch.stack(self.losses[-LOG_EVERY:]).mean()), 5),
-                "s": round(self.spent + time.monotonic() - self.started, 1),
+                "s": round(self.clock.used_s, 1),
             }
             with (self.run.out / "log.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -275,7 +274,7 @@ class Trainer:
         state = {
             "stage": self.run.stage, "step": self.step, "drawn": self.drawn(),
             "losses": [float(loss) for loss in self.losses[-LOG_EVERY:]],
-            "spent": self.spent + time.monotonic() - self.started if self.run.minutes else 0.0,
+            "spent": self.clock.used_s if self.run.minutes else 0.0,
             "adversary": self.adversary.state() if self.adversary else None,
             "optimizer": self.optimizer.state_dict(), "momentum": self.muon.momentum,
             "trained": {n: p.detach() for n, p in self.trained.items()}, "average": self.average,
@@ -297,7 +296,7 @@ class Trainer:
                 f"{path} was begun with {before}, now it is {now}",
                 "Give the same stage, seed, batch, workers and accumulation, or another --out.",
             )
-        self.step, self.spent = state["step"], state.get("spent", 0.0)
+        self.step, self.clock.used_s = state["step"], state.get("spent", 0.0)
         self.losses = [torch.tensor(loss, device=self.device) for loss in state.get("losses", [])]
         if self.rank == 0:
             cut_log(self.run.out, self.step)

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 pytest.importorskip("numba", reason="the renderer needs the extra `train`")
-from dreamoving_cli.models.load import build_pack, load_pack, save_pack
-from dreamoving_cli.train import losses, synth
+from dreamoving_cli.models.load import load_pack
+from dreamoving_cli.train import losses
 from dreamoving_cli.train.data import ClipStore
-from dreamoving_cli.train.latents import prepare_latents
 from dreamoving_cli.train.loop import Run, Trainer
 from dreamoving_cli.train.losses import noise_loss, snr_schedule
 from dreamoving_cli.train.stages import STAGES
-from tests.unit.test_train_loop import config
+from tests.clips import random_pack, write_clips
 
 pytestmark = pytest.mark.gpu
 
@@ -24,21 +23,13 @@ DENOISING = [name for name, stage in STAGES.items() if stage.data != "crop"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two clips of 4 frames."""
-    folder = tmp_path_factory.mktemp("clips")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synth, "clip_length", lambda seed: 4)
-        for seed in (0, 2):
-            synth.write_clip(folder, [], seed)
-    return folder
+    return write_clips(tmp_path_factory.mktemp("clips"), (0, 2))
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """A random tiny pack that knows the statistics of its latents; the clips are encoded."""
     folder = tmp_path_factory.mktemp("pack")
-    save_pack(build_pack(config(), seed=0), folder)
-    prepare_latents(folder, data)
+    random_pack(folder, data)
     return folder
 
 

@@ -6,6 +6,7 @@ import torch
 from dreamoving_cli.models.config import VaeConfig
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.models.vae import VAE
+from dreamoving_cli.train.mini import mini_config
 
 KL = VaeConfig(
     **{"class": "AutoencoderKL"},
@@ -19,28 +20,13 @@ KL = VaeConfig(
 )
 
 
-FINER = VaeConfig(  # patches of 8x8 in, of 4x4 out
-    kwargs={
-        "in_channels": 192,
-        "out_channels": 48,
-        "latent_channels": 4,
-        "encoder_block_out_channels": [8],
-        "decoder_block_out_channels": [8, 8],
-        "num_encoder_blocks": [1],
-        "num_decoder_blocks": [1, 1],
-    },
-    patch=8,
-    patch_out=4,
-)
-
-
-@pytest.mark.parametrize("config", [tiny_config().vae, KL, FINER], ids=["tiny", "kl", "finer"])
+@pytest.mark.parametrize("config", [tiny_config().vae, KL, mini_config().vae], ids=["tiny", "kl", "mini"])
 @torch.no_grad()
 def test_sizes_follow_the_factor(config: VaeConfig) -> None:
     vae = VAE(config).eval()
     video = torch.rand(2, 3, 3, 32, 64) * 2 - 1
     latents = vae.encode(video)
-    assert latents.shape == (2, 4, 3, 32 // config.factor, 64 // config.factor)
+    assert latents.shape == (2, config.channels, 3, 32 // config.factor, 64 // config.factor)
     assert vae.decode(latents).shape == video.shape
 
 

@@ -10,13 +10,12 @@ import torch
 pytest.importorskip("numba", reason="the renderer needs the extra `train`")
 from dreamoving_cli.models.load import Pack, build_pack
 from dreamoving_cli.models.tiny import tiny_config
-from dreamoving_cli.train import synth
 from dreamoving_cli.train.data import Batch, ClipStore
 from dreamoving_cli.train.device_store import DeviceStore
 from dreamoving_cli.train.latents import encode_clips
+from tests.clips import FRAMES, write_clips
 
 SEEDS = (0, 2, 3)  # of two sizes
-FRAMES = 4
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +25,7 @@ def pack() -> Pack:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, pack: Pack) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synth, "clip_length", lambda seed: FRAMES)
-        for seed in SEEDS:
-            synth.write_clip(folder, [], seed)
+    folder = write_clips(tmp_path_factory.mktemp("clips"), SEEDS)
     encode_clips(pack, folder)
     return folder
 
@@ -68,10 +63,10 @@ def test_a_batch_holds_what_the_files_hold(data: Path, pack: Pack) -> None:
 
 def test_runs_lie_inside_their_clips(data: Path, pack: Pack) -> None:
     store = DeviceStore(data, pack, pixels=False)
-    for pool in store.pools.values():
-        first = np.concatenate([[0], np.cumsum(pool.lengths)])
-        clips = np.random.default_rng(0).integers(len(pool.lengths), size=50)
-        runs = pool.runs(np.random.default_rng(1), clips, 2, 2)
+    for shelf in store.shelves.values():
+        first = np.concatenate([[0], np.cumsum(shelf.lengths)])
+        clips = np.random.default_rng(0).integers(len(shelf.lengths), size=50)
+        runs = shelf.runs(np.random.default_rng(1), clips, 2, 2)
         assert runs.shape == (50, 2)
         assert (runs >= first[clips][:, None]).all()
         assert (runs < first[clips + 1][:, None]).all()

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba", reason="the renderer needs the extra `train`")
 from dreamoving_cli.errors import InputError, UsageError
-from dreamoving_cli.models.config import PackConfig
-from dreamoving_cli.models.load import Pack, build_pack, load_pack, save_pack
-from dreamoving_cli.models.tiny import tiny_config
+from dreamoving_cli.models.load import Pack, load_pack
 from dreamoving_cli.train import loop, losses, measures, synth
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.latents import has_statistics, parse_shard, prepare_latents
@@ -25,6 +23,7 @@ from dreamoving_cli.train.report import gradient_energy, person_box, psnr, repor
 from dreamoving_cli.train.stages import STAGES
 from dreamoving_cli.train.start import learn_words, require_clips
 from dreamoving_cli.train.synth import HELD_OUT
+from tests.clips import clips_config, random_pack, write_clips
 
 SEEDS = (0, 2, 3, HELD_OUT)  # of two sizes
 
@@ -37,29 +36,16 @@ def _one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-def config() -> PackConfig:
-    """The tiny pack, with eyes for pictures of 128 pixels."""
-    tiny = tiny_config()
-    return tiny.model_copy(update={"image": {**(tiny.image or {}), "image_size": 128, "patch_size": 32}})
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips of 4 frames with latents; one is held out."""
-    folder = tmp_path_factory.mktemp("clips")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synth, "clip_length", lambda seed: 4)
-        for seed in SEEDS:
-            synth.write_clip(folder, [], seed)
-    return folder
+    """Four clips with latents; one is held out."""
+    return write_clips(tmp_path_factory.mktemp("clips"), SEEDS)
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """A random tiny pack that knows the statistics of its latents; the clips are encoded."""
     folder = tmp_path_factory.mktemp("pack")
-    save_pack(build_pack(config(), seed=0), folder)
-    assert prepare_latents(folder, data) == len(SEEDS)
+    assert random_pack(folder, data) == len(SEEDS)
     return folder
 
 
@@ -142,7 +128,7 @@ def test_a_shard_is_k_of_n(shard: str) -> None:
 
 
 def test_words_are_learned_from_the_captions(data: Path) -> None:
-    wanted = config().model_copy(update={"text": {**config().text, "vocab_size": 560}})
+    wanted = clips_config().model_copy(update={"text": {**clips_config().text, "vocab_size": 560}})
     words = learn_words(data, wanted)
     assert 514 < len(words) <= 560
     assert words.model_max_length == 32
@@ -242,12 +228,12 @@ def state_of(out: Path) -> dict[str, Any]:
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(data: Path, start: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run = Run("picture", data, whole, start, steps=4, batch=2, seed=3)
-    assert train(run, config()) == whole / "pack"
+    assert train(run, clips_config()) == whole / "pack"
     first = trainer("picture", data, cut, start)
     for _ in range(2):
         first.train_step()
     first.save()
-    train(replace(run, out=cut), config())
+    train(replace(run, out=cut), clips_config())
     assert same(state_of(whole), state_of(cut))
     assert state_of(whole)["step"] == 4
     assert same(weights(load_pack(whole / "pack")), weights(load_pack(cut / "pack")))
@@ -274,10 +260,10 @@ def test_what_is_exported_is_the_average(data: Path, start: Path, tmp_path: Path
 
 
 def test_a_run_from_nothing_exports_a_pack_with_the_words_of_its_data(data: Path, tmp_path: Path) -> None:
-    tokenizer = learn_words(data, config())
+    tokenizer = learn_words(data, clips_config())
     with pytest.raises(UsageError, match="nothing to start from"):
-        train(Run("autoencoder", data, tmp_path / "out"), config())
-    pack = train(Run("autoencoder", data, tmp_path / "out", steps=2, batch=1), config(), tokenizer)
+        train(Run("autoencoder", data, tmp_path / "out"), clips_config())
+    pack = train(Run("autoencoder", data, tmp_path / "out", steps=2, batch=1), clips_config(), tokenizer)
     assert len(load_pack(pack).tokenizer) == len(tokenizer)
     report = report_autoencoder(pack, data)
     assert report["clips"] == 1
