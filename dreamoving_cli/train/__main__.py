@@ -135,6 +135,9 @@ def captioner(
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 2e-3,
     workers: Bringers = 0,
     device: Device = "cpu",
+    init: Annotated[
+        Path | None, typer.Option(help="A captioner to train on; --side and --width are its own.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Train the embedded captioner on synthetic people; a run that was cut off goes on."""
@@ -155,6 +158,7 @@ def captioner(
                 workers=workers,
                 device=device,
                 seed=seed,
+                init=init,
             )
         )
     )

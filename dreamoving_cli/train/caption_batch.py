@@ -26,6 +26,7 @@ from dreamoving_cli.train.people import HAIR, HAIR_STYLES, SKIN
 
 PERSON_IDS, SCENE_IDS = 56, 20  # room for runs of ids; the longest that were seen have 41 and 12
 PEOPLE_BYTES, SCENES_BYTES = 4 * 2**30, 2**29
+EVENLY = 0.5  # share of the people that are drawn so that all patterns come equally often
 SHIFT = 0.12  # of the picture, by which a person is moved sideways
 NOISE, BLURRED = 0.02, 0.3
 HAIRS = ("a bald head", *(f"{style} {color} hair" for style in HAIR_STYLES[1:] for color in HAIR))
@@ -114,7 +115,7 @@ class Pictures:
 
     def draw(self, dice: Dice, count: int) -> Batch:
         """Any of the people before any of the scenes, moved and mirrored."""
-        people, scenes = (self.pools[name].take(dice, count) for name in ("people", "scenes"))
+        people, scenes = self.people(dice, count), self.pools["scenes"].take(dice, count)
         shift = (dice.uniform(-SHIFT, SHIFT, count) * self.side).round().long()
         mirror = dice.chance(0.5, count)
         cut = moved(people["picture"], shift, mirror).float() / 255
@@ -125,6 +126,13 @@ class Pictures:
         classes = {name: people[name] for name in (*CLASSES, "arms")}
         classes |= {name: scenes[name] for name in SCENE_CLASSES}
         return Batch(spoiled(mixed, dice), alpha, self.told(people, scenes, boxes[:, 0]), boxes, classes)
+
+    def people(self, dice: Dice, count: int) -> dict[str, Tensor]:
+        """Any people, and among them more of the rare patterns than there are."""
+        some = round(EVENLY * count)
+        pool = self.pools["people"]
+        parts = pool.take(dice, count - some), pool.take(dice, some, "pattern")
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def told(self, people: Mapping[str, Tensor], scenes: Mapping[str, Tensor], box: Tensor) -> Tensor:
         """Ids of the captions, b l; box: b 4."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from dreamoving_cli.models.minigpt.vision import squash
 from dreamoving_cli.train.caption_facts import (
     caption_of,
     looks_facts,
@@ -105,9 +105,11 @@ def drawn_scenes(first: int, count: int, side: int) -> Told:
 
 
 def squashed(picture: np.ndarray, side: int) -> np.ndarray:
-    """uint8 h w c -> side side c."""
-    cv2.setNumThreads(1)
-    return np.asarray(cv2.resize(np.ascontiguousarray(picture), (side, side), interpolation=cv2.INTER_AREA))
+    """uint8 h w c -> side side c, as captioners see them; alpha by itself, or it would change the colors."""
+    rgb, alpha = picture[..., :3], picture[..., 3:]
+    parts = [squash(np.ascontiguousarray(rgb), side)]
+    parts += [squash(np.ascontiguousarray(alpha[..., 0]), side)[..., None]] if alpha.shape[-1] else []
+    return np.concatenate(parts, 2)
 
 
 def held_out(count: int) -> list[Example]:

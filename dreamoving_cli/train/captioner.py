@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dreamoving_cli.models.encoders import normalize_pixels
 from dreamoving_cli.models.minigpt.config import CaptionerConfig, VisionConfig
-from dreamoving_cli.models.minigpt.load import save_captioner
+from dreamoving_cli.models.minigpt.load import load_captioner, save_captioner
 from dreamoving_cli.models.minigpt.model import NO_TOKEN, Captioner
 from dreamoving_cli.models.minigpt.tokenizer import Tokenizer, learn_tokenizer
 from dreamoving_cli.train.caption_batch import (
@@ -48,6 +48,7 @@ AUX = 0.3  # weight of the heads' losses
 PATCHES = ("color", "second", "pattern", "kind", "background")  # what a head tells of each patch
 STRENGTH = 0.3  # of patches and positions at the start
 BLOCKS, LAYERS = 5, 2  # of the vision transformer and of the language model
+PEOPLE_A_SEED = 40_000  # runs of other seeds render other people; below the held-out ones for seeds up to 11
 CHUNK = 32  # clips, people or scenes that a job makes
 LOOK_EVERY_S = 60.0  # seconds between two looks for new clips
 NOISE = 0.02  # added to the principal components' variances
@@ -71,6 +72,7 @@ class CaptionRun:
     device: str = "cpu"
     save_every_s: float = 240.0
     seed: int = 0
+    init: Path | None = None  # a captioner to train on; its own side and width count
 
 
 def mini_captioner(tokenizer: Tokenizer, side: int, width: int) -> CaptionerConfig:
@@ -125,14 +127,17 @@ class CaptionTrainer:
     def __init__(self, run: CaptionRun) -> None:
         self.run, self.step, self.clock = run, 0, Clock(run.steps, run.minutes)
         self.device = settle_device(run.device)
-        self.tokenizer = own_tokenizer(run.seed)
-        self.pictures = Pictures(self.tokenizer, run.side, self.device)
-        self.feed = Feed(self.pictures.add, run.workers)
-        self.feed.run(first_jobs(run))
         torch.manual_seed(run.seed)
-        config = mini_captioner(self.tokenizer, run.side, run.width)
-        self.model, self.heads = Captioner(config, self.tokenizer), Heads(config.vision.width)
-        start(self.model, self.pictures)
+        self.model = taught(run.init) if run.init else untaught(run)
+        vision = self.model.config.vision
+        self.heads = Heads(vision.width)
+        self.pictures = Pictures(self.model.tokenizer, vision.side, self.device)
+        self.feed = Feed(self.pictures.add, run.workers)
+        self.feed.run(first_jobs(run, vision.side))
+        if run.init:
+            silence(self.heads)
+        else:
+            start(self.model, self.pictures)
         self.model.to(self.device)
         self.heads.to(self.device)
         self.around = self.model.prompt_ids(PROMPT)
@@ -188,7 +193,7 @@ class CaptionTrainer:
     def train(self) -> None:
         """To the end; where time is what counts, clips and people that come meanwhile are used too."""
         if self.run.minutes is not None:
-            self.feed.follow(later_jobs(self.run))
+            self.feed.follow(later_jobs(self.run, self.pictures.side))
         while self.clock.share(self.step) < 1:
             self.train_step()
             self.feed.poll()
@@ -242,26 +247,49 @@ def clip_jobs(clips: Path, seeds: list[int], side: int) -> list[Job]:
     return [partial(people_job, clips, seeds[at : at + CHUNK], side) for at in range(0, len(seeds), CHUNK)]
 
 
-def first_jobs(run: CaptionRun) -> list[Job]:
+def first_jobs(run: CaptionRun, side: int) -> list[Job]:
     """What is there before the first step."""
-    jobs = clip_jobs(run.clips, fresh_seeds(run.clips, set()), run.side) if run.clips else []
-    for job, count in ((drawn_job, run.drawn), (scenes_job, run.scenes)):
-        jobs += [partial(job, at, min(CHUNK, count - at), run.side) for at in range(0, count, CHUNK)]
+    jobs = clip_jobs(run.clips, fresh_seeds(run.clips, set()), side) if run.clips else []
+    for job, first, count in ((drawn_job, first_person(run), run.drawn), (scenes_job, 0, run.scenes)):
+        jobs += [partial(job, first + at, min(CHUNK, count - at), side) for at in range(0, count, CHUNK)]
     return jobs
 
 
-def later_jobs(run: CaptionRun) -> Iterator[Job]:
+def first_person(run: CaptionRun) -> int:
+    """The number of the first person that this run renders."""
+    return run.seed % 12 * PEOPLE_A_SEED
+
+
+def later_jobs(run: CaptionRun, side: int) -> Iterator[Job]:
     """Clips that were written meanwhile, else people who are rendered anew; endless."""
     known = set(fresh_seeds(run.clips, set())) if run.clips else set()
-    looked, at = time.monotonic(), run.drawn
+    looked, at = time.monotonic(), first_person(run) + run.drawn
     while True:
         if run.clips and time.monotonic() - looked > LOOK_EVERY_S:
             looked = time.monotonic()
             seeds = fresh_seeds(run.clips, known)
             known.update(seeds)
-            yield from clip_jobs(run.clips, seeds, run.side)
-        yield partial(drawn_job, at, CHUNK, run.side)
+            yield from clip_jobs(run.clips, seeds, side)
+        yield partial(drawn_job, at, CHUNK, side)
         at += CHUNK
+
+
+def untaught(run: CaptionRun) -> Captioner:
+    """A captioner of the run's sizes that knows nothing yet."""
+    tokenizer = own_tokenizer(run.seed)
+    return Captioner(mini_captioner(tokenizer, run.side, run.width), tokenizer)
+
+
+def taught(folder: Path) -> Captioner:
+    """The captioner in this folder, to be trained on."""
+    return load_captioner(folder).train().requires_grad_(True)
+
+
+@torch.no_grad()
+def silence(heads: Heads) -> None:
+    """Heads that know nothing ask nothing of what they are put on."""
+    for p in heads.parameters():
+        p.zero_()
 
 
 @torch.no_grad()

@@ -48,9 +48,13 @@ class Pool:
             kept[at.to(kept.device)] = torch.from_numpy(array).to(kept.device)
         self.added += length
 
-    def take(self, dice: "Dice", count: int) -> dict[str, Tensor]:
-        """Any rows, with repetition."""
-        at = dice.integers(self.count, count)
+    def take(self, dice: "Dice", count: int, evenly: str | None = None) -> dict[str, Tensor]:
+        """Any rows, with repetition; evenly: every class of these numbers is as likely."""
+        if evenly is None:
+            at = dice.integers(self.count, count)
+        else:
+            classes = self.rows[evenly][: self.count]
+            at = dice.weighted(1 / classes.bincount()[classes].double(), count)
         return {name: rows[at] for name, rows in self.rows.items()}
 
 
@@ -78,6 +82,10 @@ class Dice:
     def chance(self, share: float, *shape: int) -> Tensor:
         """True with this probability."""
         return torch.rand(shape, generator=self.generator, device=self.device) < share
+
+    def weighted(self, weights: Tensor, count: int) -> Tensor:
+        """Places in `weights`, each as likely as its weight, with repetition."""
+        return torch.multinomial(weights, count, replacement=True, generator=self.generator)
 
     def integers(self, end: int, *shape: int) -> Tensor:
         """0 .. end - 1."""

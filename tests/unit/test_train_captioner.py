@@ -37,11 +37,12 @@ from dreamoving_cli.train.captioner import (
     WHOLE,
     CaptionRun,
     CaptionTrainer,
+    first_person,
     mini_captioner,
     own_tokenizer,
     train_captioner,
 )
-from dreamoving_cli.train.live import Dice
+from dreamoving_cli.train.live import Dice, Pool
 from dreamoving_cli.train.people import random_look
 
 RUN = CaptionRun(None, Path(), steps=3, batch=4, side=56, width=32, drawn=6, scenes=4)
@@ -135,6 +136,34 @@ def test_batches_say_what_they_show() -> None:
     assert (targets["person"][targets["color"] >= 0] > 0.7).all()
     assert (targets["person"][targets["kind"] >= 0] < 0.1).all()
     assert (targets["color"] >= 0).any()
+
+
+def test_rare_patterns_are_drawn_more_often() -> None:
+    dice = Dice(torch.device("cpu"), 5)
+    rows = {"pattern": np.array([0] * 60 + [3] * 3), "row": np.arange(63)}
+    pool = Pool(rows, 10**6, dice.device)
+    pool.add(rows)
+    assert (pool.take(dice, 600)["pattern"] == 3).float().mean() < 0.1
+    evenly = pool.take(dice, 600, "pattern")
+    assert 0.4 < (evenly["pattern"] == 3).float().mean() < 0.6
+    assert len(evenly["row"].unique()) > 50
+
+
+def test_a_captioner_is_trained_on(trained: CaptionRun, tmp_path: Path) -> None:
+    """From its own weights and sizes, whatever the run says; heads that know nothing ask nothing."""
+    init = trained.out / "captioner"
+    on = CaptionTrainer(replace(RUN, out=tmp_path, side=112, width=64, init=init, seed=1))
+    before = load_captioner(init).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in on.model.state_dict().items())
+    assert on.pictures.pools["people"].rows["picture"].shape[-1] == RUN.side
+    words, told = on.loss()
+    alone = torch.autograd.grad(words, on.model.ln_vision.weight, retain_graph=True)[0]
+    both = torch.autograd.grad(words + told, on.model.ln_vision.weight)[0]
+    assert torch.equal(alone, both)
+    on.train()
+    after = load_captioner(tmp_path / "captioner").state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+    assert first_person(on.run) != first_person(trained)
 
 
 def test_only_what_is_seen_of_a_garment_is_told() -> None:
