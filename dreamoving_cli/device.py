@@ -22,6 +22,9 @@ FULL = (  # what messages say where there is no class of errors for it; librarie
     "CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )  # fmt: skip
+FULL_CPU = (  # the second is oneDNN's, which gives no reason
+    "DefaultCPUAllocator", "could not create a primitive",
+)  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -119,7 +122,7 @@ def _glibc() -> Any:
 
 
 def _on_cpu(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or any(words in str(error) for words in FULL_CPU)
 
 
 def _container_left() -> int:

@@ -21,6 +21,7 @@ from dreamoving_cli.terminal import (
     Verbose,
     complete_preset,
     facts,
+    imports_that_last,
     say,
     show,
     switch,
@@ -99,9 +100,10 @@ def render(
         say(f"{done} is there already, made from the same inputs and options")
         return show_render(done, as_json)
     options, output = resumed(options, out) if resume else fresh(options, out)
-    from dreamoving_cli.device import Machine  # torch is paid for here, not for a wrong flag
-    from dreamoving_cli.render import plan
-    from dreamoving_cli.render import render as run
+    with imports_that_last():  # torch is paid for here, not for a wrong flag
+        from dreamoving_cli.device import Machine
+        from dreamoving_cli.render import plan
+        from dreamoving_cli.render import render as run
 
     machine = Machine(device, vram, dtype)
     if dry_run:

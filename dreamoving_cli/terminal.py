@@ -4,9 +4,12 @@ Not here: progress (progress.py) and the commands (cli.py, render_command.py).
 """
 
 import dataclasses
+import gc
 import json
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +28,23 @@ class Talk(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
+
+
+@contextmanager
+def imports_that_last() -> Iterator[None]:
+    """A block that imports torch and what renders: half a million objects, never searched for garbage.
+
+    A render searches at every stage. Once a process: what a later call froze might be garbage.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def show(values: Mapping[str, Any], as_json: bool) -> None:

@@ -40,6 +40,8 @@ def test_out_of_memory_says_what_helps() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(DeviceMemoryError, match="device"), memory_errors():
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    with pytest.raises(DeviceMemoryError, match="CPU"), memory_errors():
+        raise RuntimeError("could not create a primitive")  # oneDNN
     with pytest.raises(RuntimeError, match="ours"), memory_errors():
         raise RuntimeError("a bug of ours")
 
