@@ -205,6 +205,7 @@ def fill(clip: Clip, network: DepthNetwork, store: DepthStore, on_frame: OnFrame
 
 def flicker(depth: ClipDepth) -> float:
     """Mean absolute change of nearness between neighboring frames of one shot, over up to 100 pairs."""
-    picks = set(np.linspace(1, depth.store.num_frames - 1, 100).astype(int).tolist()) - {0, *depth.cuts}
+    last = depth.store.num_frames - 1
+    picks = set(np.linspace(1, last, 100).astype(int).tolist()) - {*depth.cuts} if last > 0 else set()
     changes = [float(np.abs(np.diff(depth.nearness([k - 1, k]), axis=0)).mean()) for k in sorted(picks)]
     return float(np.mean(changes)) if changes else 0.0

@@ -47,6 +47,8 @@ def read_keypoints(path: Path, fps: Fraction | None = None, size: Size | None = 
         return load_openpose(path, fps, size)
     data = read_json(path)
     if isinstance(data, dict) and data.get("format") == FORMAT:
+        if fps or size:
+            raise UsageError(f"{path} has a rate and a size of its own", "Leave out --fps and --size.")
         return load_poses(path)
     if isinstance(data, dict) and "annotations" in data:
         return load_coco(path, data, fps, size)

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
 from dreamoving_cli.errors import DeviceMemoryError, InputError, UsageError
 from dreamoving_cli.extract import KIND_TAG, OnProgress
+from dreamoving_cli.extract.dancers import only
 from dreamoving_cli.extract.detections import Detections
 from dreamoving_cli.extract.draw import OFFICIAL, Style
 from dreamoving_cli.extract.exchange import (
@@ -43,6 +44,10 @@ FRAMES_HELD = 3 * BATCH
 GIB = 2**30
 FITS = ("source", "center")
 STATE = ".pose.state"
+FINDING = {  # what is of no use with keypoints
+    "whole_body": "--body-only", "max_people": "--max-people", "detect_every": "--detect-every",
+    "repair": "--raw, --smoothing and --fill",
+}  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +98,7 @@ def extract_pose_files(
     with ExitStack() as stack:
         clip = None if is_keypoints(source) else stack.enter_context(opened(source, job))
         if clip is None:
-            poses, report = taken(source, job.stretch)
+            poses, report = taken(source, job)
         else:
             kept = stack.enter_context(detections(source, job, clip))
             poses, report = find_poses(
@@ -161,15 +166,29 @@ def memory_bytes(clip: Clip, people: int) -> int:
     return points + FRAMES_HELD * clip.height * clip.width * 3
 
 
-def taken(source: Path, stretch: Stretch) -> tuple[Poses, PoseReport]:
-    """The poses of a keypoints file as they are, and what can be measured of them."""
+def taken(source: Path, job: PoseJob) -> tuple[Poses, PoseReport]:
+    """The poses of a keypoints file as they are, all or one person's, and what can be measured of them."""
+    stretch, person = job.stretch, job.options.person
     if stretch.start_s or stretch.duration_s is not None:
         raise UsageError(
             f"{source} holds keypoints, which are taken whole", "Leave out --start and --duration."
         )
+    if person == "central" or unused(job.options):
+        raise UsageError(
+            f"{source} holds keypoints: nobody is searched, nothing repaired",
+            f"Leave out {', '.join(unused(job.options) or ['--person central'])}.",
+        )
     poses = read_keypoints(source, stretch.fps, stretch.size)
+    if person.isdigit():
+        poses = only(poses, int(person))
     people = len(set(poses.identities.ravel().tolist()) - {0})
     return poses, measure_poses(poses, people, Repairs(), 0.0)
+
+
+def unused(options: PoseOptions) -> list[str]:
+    """The flags that were set and change nothing where keypoints are taken as they are."""
+    usual = PoseOptions()
+    return [flag for name, flag in FINDING.items() if getattr(options, name) != getattr(usual, name)]
 
 
 def person_in(picture: Path, options: PoseOptions) -> Poses:
@@ -178,7 +197,7 @@ def person_in(picture: Path, options: PoseOptions) -> Poses:
         raise UsageError(f"fit is '{picture}'", f"Choose {', '.join(FITS)} or a picture of a person.")
     with open_clip(picture, num_frames=1) as clip:
         try:
-            return find_poses(clip, PoseOptions(detector=options.detector))[0]
+            return find_poses(clip, replace(options, person="largest", whole_body=True))[0]
         except InputError as error:
             raise InputError(
                 f"no person was found in '{picture}'", "Give a picture that shows one from head to feet."

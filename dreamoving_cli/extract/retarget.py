@@ -2,7 +2,7 @@
 
 The lengths of the source are medians over its frames; directions stay as they were danced, lengths become
 those of the other body. Then the person is put where the other one stands, and shrunk if raised arms would
-leave the picture. numpy only.
+leave the picture. Several dancers all get that body, and are moved and scaled as one group. numpy only.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.extract import keypoints as kp
+from dreamoving_cli.extract.dancers import Dancer, by_dancer, dancers_of, put_back
 from dreamoving_cli.extract.draw import VISIBLE, place
 from dreamoving_cli.extract.keypoints import Poses
 
@@ -22,6 +23,7 @@ MOST, LEAST = 4.0, 0.25  # a person is not scaled by more or less
 ODD = 0.6, 1.7  # a limb's ratio against the torso's; beyond, it is taken from the torso's
 TOO_SMALL = 0.5  # a person who must be shrunk below this share of the wanted size does not fit
 FEW = 0.3  # share of frames: what is shown in fewer is not there
+NO_TORSO = "the torso is not seen: all lengths take the group's ratio"
 ANKLES = [kp.RIGHT_ANKLE, kp.LEFT_ANKLE]
 HIPS = [kp.RIGHT_HIP, kp.LEFT_HIP]
 
@@ -68,6 +70,15 @@ class Lengths:
     hips: float | None  # from the middle to one side
     limbs: dict[str, tuple[float | None, float | None]]  # left, right
 
+    def scaled(self, factor: float) -> "Lengths":
+        """The same body at another size."""
+
+        def times(length: float | None) -> float | None:
+            return None if length is None else factor * length
+
+        limbs = {name: (times(left), times(right)) for name, (left, right) in self.limbs.items()}
+        return Lengths(times(self.torso), times(self.head), times(self.hips), limbs)
+
 
 def fit_poses(poses: Poses, fit: str, target: Poses | None = None) -> tuple[Poses, Verdict]:
     """The poses in another framing (center) or on another body (person; target: its pose in one picture)."""
@@ -77,8 +88,6 @@ def fit_poses(poses: Poses, fit: str, target: Poses | None = None) -> tuple[Pose
         return center(poses)
     if target is None:
         raise UsageError(f"fit is '{fit}'", "Choose source, center or a picture of a person.")
-    if poses.points.shape[1] != 1:
-        raise UsageError("a picture of one person cannot fit several", "Choose one dancer with --person.")
     return to_person(poses, target)
 
 
@@ -95,26 +104,62 @@ def center(poses: Poses) -> tuple[Poses, Verdict]:
     )
     origin, goal = np.array([(low[0] + high[0]) / 2, from_y]), np.array([width / 2, bottom])
     points = (poses.points - origin) * scale + goal
-    reasons = [f"scaled to {scale:.0%} and centered"]
+    people = len(dancers_of(poses))
+    reasons = [f"scaled to {scale:.0%} and centered" + (f", {people} dancers as one" if people > 1 else "")]
     if not grounded:
         reasons.append("the feet are not seen: the lower edge of the picture stays where it was")
     return replace(poses, points=points.astype(np.float32)), Verdict(True, tuple(reasons))
 
 
 def to_person(poses: Poses, target: Poses) -> tuple[Poses, Verdict]:
-    """The dance on the body in a picture, at that body's place. poses: f 1 134 2; target: 1 1 134 2."""
+    """The dance on the body in a picture, at that body's place. poses: f p 134 2; target: 1 1 134 2.
+
+    Of several, the first whose torso is seen comes to stand where that body does; the others get its
+    proportions, and their sizes and places against the first one's stay.
+    """
     size, target_size = (poses.height, poses.width), (target.height, target.width)
     there = replace(target, points=place(target.points, target_size, size).astype(np.float32))
-    ours, theirs = measure_lengths(poses), measure_lengths(there)
-    if not ours.torso or not theirs.torso:
-        which = "the dancer's" if not ours.torso else "the picture's"
+    dancers, theirs = dancers_of(poses), measure_lengths(there)
+    first = next((k for k, each in enumerate(dancers) if measure_lengths(each.poses).torso), None)
+    if first is None or not theirs.torso:
+        which = "the dancer's" if first is None else "the picture's"
         raise InputError(f"{which} torso is not seen", "Use --fit center, or a picture from head to hips.")
-    ratios, reasons = limb_ratios(ours, theirs)
+    ratios, reasons = group_ratios(dancers, first, theirs)
+    moved = [on_body(each.poses, own) for each, own in zip(dancers, ratios, strict=True)]
+    leader = replace(dancers[first].poses, points=moved[first][:, None].astype(np.float32))
+    shift = (anchor(there) - anchor(leader)).astype(np.float32)
+    return into_picture(
+        put_back(poses, dancers, [points + shift for points in moved]), anchor(leader) + shift, reasons
+    )
+
+
+def group_ratios(
+    dancers: Sequence[Dancer], first: int, theirs: Lengths
+) -> tuple[list[dict[str, float]], list[str]]:
+    """The ratios of each dancer, with one for all torsos and one for all ways; and what had to be guessed.
+
+    first: the dancer who gets the other body's size.
+    """
+    leader = measure_lengths(dancers[first].poses)
+    assert leader.torso
+    common, _ = limb_ratios(leader, theirs)
+    every: list[dict[str, float]] = []
+    reasons: list[tuple[int, Sequence[str]]] = []
+    for each in dancers:
+        own = measure_lengths(each.poses)
+        if own.torso:
+            ratios, said = limb_ratios(own, theirs.scaled(own.torso / leader.torso))
+        else:
+            ratios, said = dict.fromkeys(common, common["torso"]), [NO_TORSO]
+        every.append(ratios | {"ground": common["ground"]})
+        reasons.append((each.number, said))
+    return every, by_dancer(reasons)
+
+
+def on_body(poses: Poses, ratios: dict[str, float]) -> np.ndarray:
+    """One dancer's points, f 134 2, with other lengths and the feet on their ground."""
     points = rebuild(poses.points[:, 0], poses.scores[:, 0], ratios)
-    points += ground_shift(poses, points, ratios["ground"])[:, None]
-    moved = replace(poses, points=points[:, None].astype(np.float32))
-    moved = replace(moved, points=moved.points + (anchor(there) - anchor(moved)).astype(np.float32))
-    return into_picture(moved, reasons)
+    return points + ground_shift(poses, points, ratios["ground"])[:, None]
 
 
 def measure_lengths(poses: Poses) -> Lengths:
@@ -244,20 +289,19 @@ def anchor(poses: Poses) -> np.ndarray:
     return np.array([neck[0], np.median(lowest)])
 
 
-def into_picture(poses: Poses, reasons: list[str]) -> tuple[Poses, Verdict]:
-    """Moved, and if that is not enough shrunk about the ground, so that head and hands stay inside."""
+def into_picture(poses: Poses, base: np.ndarray, reasons: list[str]) -> tuple[Poses, Verdict]:
+    """Moved, and if that is not enough shrunk about base (x, y), so that heads and hands stay inside."""
     grounded = shown_share(poses, ANKLES) > FEW
     low, high = extent(poses)
     border = MARGIN * poses.height
     room = np.array([poses.width - 2 * border, poses.height - border - (border if grounded else 0)])
     needs = high - low
     if not grounded:
-        needs[1] = max(anchor(poses)[1], 1) - low[1]
-        room[1] = max(anchor(poses)[1], 1) - border
+        needs[1] = max(base[1], 1) - low[1]
+        room[1] = max(base[1], 1) - border
     scale = float(min(1.0, *(room / np.maximum(needs, 1))))
     if scale < 1:
         reasons = [*reasons, f"shrunk to {scale:.0%} so that head, hands and feet stay in the picture"]
-    base = anchor(poses)
     points = (poses.points - base) * scale + base
     low, high = extent(replace(poses, points=points))
     shift = np.maximum(border - low, 0) - np.maximum(
@@ -289,5 +333,7 @@ def extent(poses: Poses) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shown_share(poses: Poses, joints: Sequence[int]) -> float:
-    """Share of the frames in which any of these joints is shown."""
-    return float((poses.scores[:, :, list(joints)] > VISIBLE).any((1, 2)).mean())
+    """Share of the frames with anyone in which any of these joints is shown."""
+    shown = poses.scores > VISIBLE
+    there = shown.any((1, 2))
+    return float(shown[there][:, :, list(joints)].any((1, 2)).mean()) if there.any() else 0.0

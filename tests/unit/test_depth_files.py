@@ -89,6 +89,15 @@ def test_a_stretch_at_another_rate_and_size(run: Callable[..., Any]) -> None:
     assert (info.num_frames, info.fps, info.height, info.width) == (10, Fraction(25, 2), 64, 64)
 
 
+def test_a_single_picture(run: Callable[..., Any]) -> None:
+    video("in.mp4", 1)
+    result = run("in.mp4", "map.mp4", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["frames"], told["flicker"]) == (1, 0)
+    assert probe(Path("map.mp4")).num_frames == 1
+
+
 def test_a_preview_that_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     video("in.mp4")

@@ -132,6 +132,41 @@ def test_keypoints_in_pictures_out(run: Callable[..., Any]) -> None:
     np.testing.assert_allclose(load_poses(Path("again.json")).points, poses.points, atol=0.02)
 
 
+def test_one_person_of_a_keypoints_file(run: Callable[..., Any], networks: list[str]) -> None:
+    poses = some_poses()
+    save_poses(Path("p.json"), poses)
+    chosen = int(poses.identities.max())
+    assert run("p.json", "one.json", "--person", chosen, "--metrics", "json").exit_code == 0
+    one = load_poses(Path("one.json"))
+    assert set(one.identities.ravel().tolist()) <= {0, chosen}
+    where = poses.identities == chosen
+    np.testing.assert_allclose(one.points[where.any(1), 0], poses.points[where], atol=0.01)
+    absent = run("p.json", "two.json", "--person", 99)
+    assert absent.exit_code == 3
+    assert "there is no person 99. Choose one of" in absent.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "64x64"], "has a rate and a size of its own. Leave out --fps and --size"),
+        (["--fps", "5"], "has a rate and a size of its own"),
+        (["--body-only"], "nobody is searched, nothing repaired. Leave out --body-only."),
+        (["--raw", "--max-people", "3"], "Leave out --max-people, --raw, --smoothing and --fill."),
+        (["--person", "central"], "Leave out --person central."),
+        (["--start", "1"], "taken whole. Leave out --start and --duration."),
+    ],
+)
+def test_what_says_nothing_about_keypoints_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_poses(Path("p.json"), some_poses())
+    result = CliRunner().invoke(app, ["extract-pose", "p.json", "map.mp4", *words])
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 def test_fit_is_told_and_shown(run: Callable[..., Any]) -> None:
     save_poses(Path("p.json"), some_poses())
     result = run("p.json", "fitted.json", "--fit", "center", "--preview", "s.png")

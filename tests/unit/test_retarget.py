@@ -140,9 +140,103 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     portrait.scores[:, :, [kp.LEFT_HIP, kp.RIGHT_HIP]] = 0
     with pytest.raises(InputError, match="the picture's torso is not seen"):
         fit_poses(dance(), "person", portrait)
-    two = dance()
-    two = replace(two, points=two.points.repeat(2, 1), scores=two.scores.repeat(2, 1))
-    with pytest.raises(UsageError, match="cannot fit several"):
-        fit_poses(two, "person", standing())
+    headless = dance()
+    headless.scores[:, :, kp.NECK] = 0
+    with pytest.raises(InputError, match="the dancer's torso is not seen"):
+        fit_poses(headless, "person", standing())
     with pytest.raises(UsageError, match="fit is 'wide'"):
         fit_poses(dance(), "wide")
+
+
+def pair(frames: int = 40) -> Poses:
+    """A dancer, and a smaller one to the right, with narrow shoulders, who comes a little nearer."""
+    one = dance(frames)
+    other = replace(one, points=one.points.copy())
+    for shoulder in (kp.LEFT_SHOULDER, kp.RIGHT_SHOULDER):
+        other.points[:, :, shoulder] = 0.7 * other.points[:, :, shoulder] + 0.3 * other.points[:, :, kp.NECK]
+    away = np.linspace(110, 90, frames, dtype=np.float32)[:, None, None, None] * [1, 0]
+    points = np.concatenate([one.points, 0.6 * other.points + [0, 100] + away], 1).astype(np.float32)
+    return replace(one, points=points, scores=one.scores.repeat(2, 1))
+
+
+def alone(poses: Poses, p: int) -> Poses:
+    return replace(poses, points=poses.points[:, [p]], scores=poses.scores[:, [p]], ids=None)
+
+
+def feet(poses: Poses) -> np.ndarray:
+    """Where everyone stands, f p 2: the neck's column, the lower foot's row."""
+    return np.stack([poses.points[..., kp.NECK, 0], poses.points[:, :, ANKLES, 1].max(2)], -1)
+
+
+@pytest.mark.parametrize("fit", ["center", "person"])
+def test_several_move_as_one_group(fit: str) -> None:
+    """Sizes and places against each other stay in every frame, times one constant."""
+    poses = pair()
+    fitted, verdict = fit_poses(poses, fit, standing(0.8, legs=1.25))
+    assert verdict.fits
+    before, after = (measure_lengths(alone(poses, p)).torso for p in (0, 1))
+    new, other = (measure_lengths(alone(fitted, p)).torso for p in (0, 1))
+    assert other / new == pytest.approx(after / before, rel=0.01)
+    still = [k for k in range(40) if not 20 <= k < 24]  # they jump
+    apart, wanted = (np.diff(feet(p)[still], axis=1)[:, 0] for p in (fitted, poses))
+    factor = apart[0, 0] / wanted[0, 0]
+    np.testing.assert_allclose(apart, wanted * factor, atol=0.6)
+    low, high = extent(fitted)
+    assert low.min() >= 0
+    assert (high <= [WIDTH, HEIGHT]).all()
+
+
+def test_each_of_several_gets_the_other_body() -> None:
+    body = standing(0.4, legs=1.25)
+    fitted, verdict = fit_poses(pair(), "person", body)
+    assert not any("shrunk" in reason for reason in verdict.reasons)
+    theirs = measure_lengths(body)
+    assert measure_lengths(alone(fitted, 0)).torso == pytest.approx(theirs.torso, rel=0.01)
+    for p in (0, 1):
+        ours = measure_lengths(alone(fitted, p))
+        for name in ("shoulder", "upper arm", "shin"):
+            ratio = theirs.limbs[name][1] / theirs.torso
+            assert ours.limbs[name][1] / ours.torso == pytest.approx(ratio, rel=0.03)
+    alone_fitted = fit_poses(alone(pair(), 0), "person", body)[0]
+    apart = fitted.points[:, 0] - alone_fitted.points[:, 0]  # the first is as if alone, but for the frame
+    assert np.ptp(apart, axis=(0, 1)).max() < 0.01
+
+
+def test_what_is_guessed_is_told_of_whom() -> None:
+    poses = pair()
+    poses.scores[:, 1, kp.NECK] = 0
+    target = standing(0.4)
+    target.scores[0, 0, [kp.RIGHT_ELBOW, kp.RIGHT_WRIST]] = 0
+    fitted, verdict = fit_poses(poses, "person", target)
+    assert "dancer 2: the torso is not seen: all lengths take the group's ratio" in verdict.reasons
+    assert "dancer 1: right forearm hidden in the reference: ratio taken from the left" in verdict.reasons
+    factor = np.diff(fitted.points[0, :, kp.RIGHT_ANKLE, 0]) / np.diff(poses.points[0, :, kp.RIGHT_ANKLE, 0])
+    grown = (
+        measure_lengths(alone(fitted, 1)).limbs["shin"][0] / measure_lengths(alone(poses, 1)).limbs["shin"][0]
+    )
+    assert factor == pytest.approx(grown, rel=0.1)
+    poses = pair()
+    fitted, verdict = fit_poses(poses, "person", target)
+    assert "right forearm hidden in the reference: ratio taken from the left" in verdict.reasons
+
+
+def test_dancers_are_told_apart_by_number_not_by_place() -> None:
+    """Halfway both exchange their places in the file: nothing else changes."""
+    poses = pair()
+    order = np.where(np.arange(40)[:, None] < 20, [[0, 1]], [[1, 0]])
+    frames = np.arange(40)[:, None]
+    crossed = replace(
+        poses, points=poses.points[frames, order], scores=poses.scores[frames, order], ids=order + 1
+    )
+    body = standing(0.7, legs=1.2)
+    straight, _ = fit_poses(poses, "person", body)
+    fitted, _ = fit_poses(crossed, "person", body)
+    np.testing.assert_allclose(fitted.points, straight.points[frames, order], atol=1e-3)
+
+
+def test_frames_without_anyone_do_not_decide_whether_feet_are_seen() -> None:
+    rare = dance()
+    rare.scores[10:] = 0
+    fitted, verdict = fit_poses(rare, "center")
+    assert len(verdict.reasons) == 1
+    assert extent(fitted)[1][1] < HEIGHT
