@@ -14,12 +14,20 @@ from dreamoving_cli.terminal import AsJson, Debug, Verbose, say, switch
 if TYPE_CHECKING:
     from dreamoving_cli.bench.sections import Bench
 
-SECTION_NAMES = ("window", "long", "length", "stages", "kernels", "startup")
+SECTION_NAMES = ("window", "long", "length", "stages", "kernels", "extraction", "startup")
 LENGTHS = (16, 64, 256, 1024)  # frames of the clips that cost is followed over
 DEFAULTS: dict[str, dict[str, Any]] = {  # by the kind of device: what a few minutes are enough for
     "cpu": {"width": "half", "frames": 8, "size": "128x128", "steps": 1, "long": 24, "lengths": LENGTHS},
     "cuda": {"width": "full", "frames": 16, "size": "512x512", "steps": 4, "long": 48, "lengths": LENGTHS},
-    "quick": {"width": "tiny", "frames": 4, "size": "64x64", "steps": 1, "long": 24, "lengths": (16, 64)},
+    "quick": {
+        "width": "tiny",
+        "frames": 4,
+        "size": "64x64",
+        "steps": 1,
+        "long": 24,
+        "lengths": (16, 64),
+        "extracted": 12,
+    },
 }
 
 bench_app = typer.Typer()
@@ -112,4 +120,7 @@ def plan(values: dict[str, Any], guidance_scale: float, rounds: int, about: dict
     narrow = {} if about["kind"] == "cuda" else {"width": "tiny", "size": (64, 64)}
     growing = Task(**{**vars(long), **narrow})
     ceilings = about["matmul_flops"], about["threads"]
-    return Bench(task, long, growing, tuple(values["lengths"]), rounds, about["free_bytes"], *ceilings)
+    return Bench(
+        task, long, growing, tuple(values["lengths"]), rounds, about["free_bytes"], *ceilings,
+        extracted=values.get("extracted"),
+    )  # fmt: skip

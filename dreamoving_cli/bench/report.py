@@ -100,6 +100,38 @@ def kernel(row: Row) -> tuple[object, ...]:
     return name, row["calls"], f"{1e3 * row['seconds']:.2f}", f"{100 * row['share']:.1f} %"
 
 
+def extraction(values: Row) -> str:
+    names = ("what", "frames", "size", "frames/s", "of one core", "bar", "loading, CPU s", "shares")
+    lines = [
+        (
+            row["what"],
+            row["frames"],
+            row["size"],
+            f"{row['frames_per_s']:.1f}",
+            f"{row['frames_per_cpu_s']:.1f}",
+            verdict(row["frames_per_cpu_s"], row["bar"]),
+            f"{row['loading_s']:.2f}",
+            ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["share"].items()),
+        )
+        for row in values["rows"]
+    ]
+    notes = [
+        "Frames a second: from file to file, networks loaded. Of one core: by processor seconds.",
+        f"Threads of torch: {values['threads']}; the light pose networks have one.",
+        *(
+            f"Not measured, as its networks are not here: {name} (dreamoving models pull {group})."
+            for name, group in values["missing"].items()
+        ),
+    ]
+    note = "\n".join(notes)
+    return f"{table('Extraction', names, lines)}\n\n{note}"
+
+
+def verdict(value: float, bar: float | None) -> str:
+    """Whether a bar is met."""
+    return "" if bar is None else f"{bar:g}: {'met' if value >= bar else 'missed'}"
+
+
 def startup(rows: Sequence[Row]) -> str:
     lines = [(row["what"], f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}") for row in rows]
     return table("Start-up", ("what", "s", "CPU s"), lines)
@@ -113,5 +145,6 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "length": length,
     "stages": stages,
     "kernels": kernels,
+    "extraction": extraction,
     "startup": startup,
 }

@@ -42,6 +42,7 @@ class Bench:
     free_bytes: int  # of the CPU; decides whether contenders stay in memory together
     matmul_flops: float = 1.0  # the device's matrix rate, operations a second
     threads: int = 1
+    extracted: int | None = None  # frames of footage; None: all of the example
     strides: tuple[int, ...] = (4, 12)  # of FreeNoise: the usual one, and the one with our overlap
 
 
@@ -121,6 +122,11 @@ def kernels(bench: Bench) -> Row:
     return once("kernels", task=asdict(bench.task))
 
 
+def extraction(bench: Bench) -> Row:
+    """How quickly poses and depth are found in footage, part by part."""
+    return once("extraction", frames=bench.extracted, rounds=bench.rounds)
+
+
 def startup(bench: Bench) -> list[Row]:
     """How long a process takes to be ready."""
     return [{"what": name, **started(words)} for name, words in STARTUP.items()]
@@ -184,5 +190,6 @@ SECTIONS: dict[str, Section] = {
     "length": length,
     "stages": stages,
     "kernels": kernels,
+    "extraction": extraction,
     "startup": startup,
 }

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from dreamoving_cli.bench import ours, peer
+from dreamoving_cli.bench.extraction import measure_extraction
 from dreamoving_cli.bench.kernels import kernels
 from dreamoving_cli.bench.machine import machine, work
 from dreamoving_cli.bench.ours import Run
@@ -29,7 +30,7 @@ ENGINES: dict[str, Callable[..., Run]] = {
     "diffusers tuned": partial(peer.make, tuned=True),
 }
 ABOUT: dict[str, Callable[..., dict[str, Any]]] = {
-    "machine": machine, "stages": stages, "work": work, "kernels": kernels,
+    "machine": machine, "stages": stages, "work": work, "kernels": kernels, "extraction": measure_extraction,
 }  # fmt: skip
 STATUS = Path("/proc/self/status")  # Linux; elsewhere the peak is ru_maxrss
 
@@ -37,7 +38,8 @@ STATUS = Path("/proc/self/status")  # Linux; elsewhere the peak is ru_maxrss
 def main(words: list[str]) -> None:
     """Do what the first word says with the JSON that follows it."""
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print; answers are ours alone
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    for name in ("diffusers", "dreamoving_cli.extract"):  # hints for those who want the result
+        logging.getLogger(name).setLevel(logging.ERROR)
     what, values = words[0], json.loads(words[1])
     if what == "contend":
         contend(values, answers)

@@ -39,7 +39,7 @@ def open_detector(options: PoseOptions) -> tuple[str, Detector]:
 
 def best_here(options: PoseOptions) -> str:
     """DWPose where its networks are here and a GPU runs them: on a CPU it takes seconds a frame."""
-    if not _are_here(options):
+    if not dwpose_is_here(options):
         return "light"
     if gpu_is_usable():
         return "dwpose"
@@ -51,8 +51,8 @@ def best_here(options: PoseOptions) -> str:
     return "light"
 
 
-def _are_here(options: PoseOptions) -> bool:
-    """Whether both of DWPose's networks can be had without fetching anything."""
+def dwpose_is_here(options: PoseOptions) -> bool:
+    """Whether both of its networks can be had without fetching anything."""
     here = {entry.id: present for entry, present in list_weights()}
     return all(
         here.get(name, Path(name).is_file()) for name in (options.person_network, options.pose_network)

@@ -10,12 +10,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dreamoving_cli.bench import ours, peer, sections, worker
+from dreamoving_cli.bench import extraction, ours, peer, sections, worker
 from dreamoving_cli.bench.contenders import Job, Runs
 from dreamoving_cli.bench.kernels import kernels
 from dreamoving_cli.bench.sizes import Task
 from dreamoving_cli.bench.stages import stages
 from dreamoving_cli.cli import app
+from dreamoving_cli.extract import depth, light, pose, pose_files
+from dreamoving_cli.media.video import Clip
+from dreamoving_cli.weights import list_weights, weight_path
 
 TASK = Task("tiny", 4, (128, 128), 2, guidance_scale=3.0, norm="clip")
 
@@ -65,6 +68,36 @@ def test_operations_that_take_longest_come_first() -> None:
     assert found["kernels"] == []
 
 
+def test_extraction_is_measured_part_by_part(light_networks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands' own code, which is as it was afterwards."""
+    monkeypatch.setattr(extraction, "dwpose_is_here", lambda options: False)
+    monkeypatch.setattr(extraction, "public_here", list)
+    for each, _ in list_weights():
+        if "light-pose" in each.groups:
+            weight_path(each.id)  # fetched where it was not yet
+    names = [
+        (Clip, "read"),
+        (pose, "repair"),
+        (pose_files, "write_video"),
+        (light, "Networks"),
+        (depth, "steadied"),
+    ]
+    before = [getattr(*name) for name in names]
+    told = extraction.measure_extraction(side=288, frames=6, rounds=1)
+    assert [getattr(*name) for name in names] == before
+    assert told["missing"] == {"pose, dwpose": "pose", "depth, zoe": "depth"}
+    body, whole, deep = told["rows"]
+    for row in told["rows"]:
+        assert (row["frames"], row["size"]) == (6, "192x288")
+        assert sum(row["share"].values()) == pytest.approx(1)
+        assert row["loading_s"] > 0
+    common = {"reading", "cuts", "metrics", "writing", "rest"}
+    poses = common | {"detector", "landmarks: body", "tracking", "repairs", "drawing"}
+    assert set(body["share"]) == poses
+    assert set(whole["share"]) == poses | {"landmarks: hands", "landmarks: face"}
+    assert set(deep["share"]) == common | {"network", "limits", "steadying"}
+
+
 def test_a_process_answers_once_when_warm_and_once_for_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Task] = []
     monkeypatch.setitem(worker.ENGINES, "dreamoving", lambda task: lambda: calls.append(task))
@@ -92,8 +125,15 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
         about = {"kind": "cpu", "device": "cpu", "dtype": "fp32", "free_bytes": 2**33, "matmul_flops": 1e9}
         about |= {"name": "some processor", "packages": {}, "threads": 1}
         spent = [{"name": "aten::addmm", "calls": 3, "seconds": 0.1, "share": 1.0}]
+        row = {"what": "pose", "frames": 5, "size": "96x64", "frames_per_s": 3.0, "frames_per_cpu_s": 9.0}
+        pose = {
+            "threads": 1,
+            "missing": {},
+            "rows": [row | {"bar": 8.0, "loading_s": 0.1, "share": {"drawing": 1.0}}],
+        }
         kernels = {"seconds": 0.5, "busy_seconds": 0.1, "operations": spent, "kernels": []}
-        return {"stages": stages, "work": flop, "machine": about, "kernels": kernels}[what]
+        told = {"stages": stages, "work": flop, "machine": about, "kernels": kernels, "extraction": pose}
+        return told[what]
 
     monkeypatch.setattr(sections, "compare", compare)
     monkeypatch.setattr(sections, "once", once)
@@ -110,7 +150,8 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert {job.stride for job in asked} >= {None, 4, 12}
     text = CliRunner().invoke(app, words).stdout
     for title in (
-        "Machine", "One window", "Several windows", "Cost against length", "Stages", "Operations", "Start-up",
+        "Machine", "One window", "Several windows", "Cost against length", "Stages", "Operations",
+        "Extraction", "Start-up",
     ):  # fmt: skip
         assert f"### {title}" in text
 

@@ -1,5 +1,6 @@
 """Laws of the benchmark: what is counted, compared and laid out. Nothing depends on how fast anything is."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from dreamoving_cli.bench import sections
 from dreamoving_cli.bench.contenders import Job, Runs
 from dreamoving_cli.bench.report import report
 from dreamoving_cli.bench.sizes import WIDTHS, Task, bench_config
+from dreamoving_cli.bench.stopwatch import Stopwatch, replaced
 from dreamoving_cli.cli import app
 from dreamoving_cli.windows import Windows
 
@@ -89,6 +91,51 @@ def test_the_counter_sees_the_work_grow_with_the_picture() -> None:
     for name in small:
         assert 3 < large[name] / small[name] < 8
     assert all(width in WIDTHS for width in ("full", "half", "tiny"))
+
+
+def test_parts_share_out_all_time_and_none_twice() -> None:
+    """Parts in parts, generators that feed each other, and what is in none: it adds up to the clock."""
+    now = [0.0]
+
+    def spend(seconds: float) -> float:
+        now[0] += seconds
+        return seconds
+
+    def values() -> Iterator[float]:
+        yield from map(spend, (1, 2))
+        spend(4)
+
+    watch = Stopwatch(clock=lambda: now[0])
+    inner = watch.stream("inner", values)
+    outer = watch.stream("outer", lambda: (each + spend(10) for each in inner()))
+    spend(100)
+    with watch.part("whole"):
+        assert [each + spend(1000) for each in outer()] == [1011, 1012]
+    assert watch.call("call", spend)(5000) == 5000
+    with pytest.raises(ZeroDivisionError), watch.part("failed"):
+        spend(1 / 0)
+    assert watch.stop() == {"rest": 100, "inner": 7, "outer": 20, "whole": 2000, "call": 5000, "failed": 0}
+
+
+def test_what_is_replaced_is_put_back() -> None:
+    class Owner:
+        name = "there"
+
+    with replaced([(Owner, "name", str.upper), (Owner, "name", lambda name: name + "!")]):
+        assert Owner.name == "THERE!"
+    assert Owner.name == "there"
+    with pytest.raises(ZeroDivisionError), replaced([(Owner, "name", str.upper)]):
+        raise ZeroDivisionError
+    assert Owner.name == "there"
+
+
+def test_a_bar_is_met_or_missed() -> None:
+    row = {"what": "pose", "frames": 5, "size": "96x64", "frames_per_s": 3.0, "loading_s": 0.1}
+    rows = [row | {"frames_per_cpu_s": rate, "bar": 15.0, "share": {"a": 1.0}} for rate in (15.0, 14.9)]
+    text = report({"extraction": {"threads": 2, "rows": rows, "missing": {"depth, zoe": "depth"}}})
+    assert "15: met" in text
+    assert "15: missed" in text
+    assert "depth, zoe (dreamoving models pull depth)" in text
 
 
 def test_every_section_has_a_table() -> None:
