@@ -80,12 +80,12 @@ class LightNetwork:
 
     name, batch = "light", 4
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Any, weights: Path = LIGHT_FILE) -> None:
         from dreamoving_cli.models.depth import load_depth_net
 
-        self._network = load_depth_net(LIGHT_FILE).to(device)
+        self._network = load_depth_net(weights).to(device)
         self._device = device
-        self.identity = f"light {file_sha256(LIGHT_FILE)[:16]}"
+        self.identity = f"light {file_sha256(weights)[:16]}"
 
     @staticmethod
     def size_of(height: int, width: int) -> tuple[int, int]:

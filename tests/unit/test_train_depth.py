@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamoving_cli.extract.depth_networks import LIGHT_FILE
 from dreamoving_cli.models.depth import DepthNet, load_depth_net
 from dreamoving_cli.train import depth, depth_batch
 from dreamoving_cli.train.depth import DepthRun, depth_loss, train_depth, unlikeness
@@ -20,7 +21,7 @@ from dreamoving_cli.train.depth_batch import (
     with_thing,
 )
 from dreamoving_cli.train.depth_data import frames_job
-from dreamoving_cli.train.depth_report import frame_errors
+from dreamoving_cli.train.depth_report import change, frame_errors, report_depth
 from dreamoving_cli.train.depth_scenes import FAR, NEAREST, cast_scenes, into_ball, into_box
 from dreamoving_cli.train.live import Dice, Pool
 
@@ -170,6 +171,28 @@ def test_errors_of_the_truth_and_of_nothing() -> None:
     assert told["person_relief"] == pytest.approx(1, abs=1e-4)
     shifted = frame_errors(0.5 * near + 0.1, near, person, rng)  # scale and shift are free inside the person
     assert shifted["person_error"] < 1e-5
+    assert shifted["person_error_in_frame"] < 1e-5
+    pressed = frame_errors(np.where(person, 0.3 * near, near), near, person, rng)
+    assert pressed["person_error"] < 1e-5  # one scale for the person,
+    assert pressed["person_error_in_frame"] > 0.1  # which is not the room's
     noise = frame_errors(rng.random((32, 32), dtype=np.float32), near, person, rng)
     assert noise["person_relief"] < 0.1
     assert 0.3 < noise["ordering"] < 0.7
+
+
+def test_the_report_tells_errors_and_flicker_of_held_out_clips(clips: Path, tmp_path: Path) -> None:
+    for path in clips.glob("0.*"):
+        (tmp_path / path.name.replace("0", "1000000", 1)).symlink_to(path)
+    told = report_depth(LIGHT_FILE, tmp_path)
+    assert (told["frames"], told["still_clips"]) == (2, 1)
+    assert told["still_picture"] > 1  # the camera's grain
+    assert told["still_without_grain"] == 0  # the same picture twice is the same depth
+    assert told["still_depth"] < told["still_depth_unsteadied"]
+    assert told["adds_no_flicker"] is (told["still_depth"] <= told["still_picture"])
+    assert told["error_bar_met"] is (max(told["person_error"], told["person_error_in_frame"]) <= 0.08)
+
+
+def test_change_is_between_neighbors_and_inside() -> None:
+    frames = np.zeros((3, 2, 2))
+    frames[1, 0, 0], frames[2, 1, 1] = 4, 100
+    assert change(frames, np.array([[True, False], [False, False]])) == 4
