@@ -38,6 +38,10 @@ SEED = option("--seed", "Of --sample: same seed, same words.", WORDS, shown=True
 MODEL = option("--model", "auto, minigpt-v2, mini, or a captioner's folder.", RUN, shown=True)
 DEVICE = option("--device", "auto, cpu, cuda, cuda:1, mps.", RUN, shown=True)
 DTYPE = option("--dtype", "Precision: auto, fp32, bf16, fp16.", RUN, shown=True)
+BITS = option("--bits", "8 or 4: round the language model's weights (extra: caption).", RUN)
+OFFLOAD = option(
+    "--offload", "On CUDA: layers wait in the CPU's memory and come one at a time; slow.", RUN, metavar=""
+)
 
 caption_app = typer.Typer()
 
@@ -57,6 +61,8 @@ def caption(
     model: Annotated[str, MODEL] = "auto",
     device: Annotated[str, DEVICE] = "auto",
     dtype: Annotated[str, DTYPE] = "auto",
+    bits: Annotated[int | None, BITS] = None,
+    offload: Annotated[bool, OFFLOAD] = False,
     skip_existing: Annotated[bool, switch("--skip-existing", "Done at once if --out is there.")] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = 0,
@@ -69,7 +75,7 @@ def caption(
     from dreamoving_cli.caption.describe import PROMPT as DETAILED
     from dreamoving_cli.caption.describe import Describer, Request
     from dreamoving_cli.caption.files import Partial, chosen_format
-    from dreamoving_cli.caption.models import choose_captioner
+    from dreamoving_cli.caption.models import Machine, choose_captioner
     from dreamoving_cli.caption.sources import Picks, inputs
 
     if grounding not in ("boxes", "plain"):
@@ -83,7 +89,7 @@ def caption(
     paths = inputs(source)
     check_outputs(out, preview, paths, overwrite)
     request = Request(prompt or DETAILED, picks, grounding == "boxes", seed if sample else None)
-    chosen = choose_captioner(model, device, dtype)
+    chosen = choose_captioner(model, Machine(device, dtype, bits, offload))
     say(chosen.note)
     if chosen.is_mini and request.prompt != DETAILED:
         say("the miniature was taught one question and answers that, whatever is asked")

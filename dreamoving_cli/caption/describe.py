@@ -116,7 +116,7 @@ class Describer:
         """What an answer depends on."""
         stat = path.stat()
         parts = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, moment.frame, self.request.prompt]
-        parts += [self.request.seed, self.chosen.name, str(self.chosen.source), str(self.chosen.dtype)]
+        parts += [self.request.seed, self.chosen.name, str(self.chosen.source), str(self.chosen.home)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def frame_words(self, moment: Moment, answer: str) -> FrameWords:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamoving_cli.caption.describe import Describer, OnFrame, Request
-from dreamoving_cli.caption.models import FULL, choose_captioner, is_installed
+from dreamoving_cli.caption.models import FULL, Machine, choose_captioner, is_installed
 from dreamoving_cli.caption.words import scene_words
 from dreamoving_cli.errors import DeviceMemoryError, UsageError
 from dreamoving_cli.options import RenderOptions
@@ -34,7 +34,7 @@ def footage_prompt(
             )
         return None, ""
     try:
-        chosen = choose_captioner("auto", device)
+        chosen = choose_captioner("auto", Machine(device))
     except DeviceMemoryError as error:
         if mode == "force":
             raise

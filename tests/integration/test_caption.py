@@ -16,6 +16,7 @@ from dreamoving_cli.caption.describe import Describer
 from dreamoving_cli.caption.models import Chosen
 from dreamoving_cli.cli import app
 from dreamoving_cli.errors import DeviceMemoryError
+from dreamoving_cli.models.minigpt.home import Home
 from dreamoving_cli.models.minigpt.load import save_captioner
 from dreamoving_cli.options import RenderOptions
 from tests.captioners import random_captioner
@@ -114,6 +115,9 @@ def test_the_preview_shows_frames(run: Callable[..., Any], clip: Path, tmp_path:
         (("clip", "--format", "xml"), 2, "Choose text, json"),
         (("clip", "--grounding", "no"), 2, "Choose boxes or plain"),
         (("clip", "--model", "gpt"), 2, "Choose auto, minigpt-v2"),
+        (("clip", "--bits", "3"), 2, "Give 8 or 4"),
+        (("clip", "--offload"), 2, "It is for --device cuda"),
+        (("clip", "--dtype", "int8"), 2, "Give auto, fp32, bf16, fp16"),
         (("clip", "--model", "minigpt-v2"), 4, "dreamoving models pull eva_vit_g"),
     ],
 )
@@ -167,20 +171,53 @@ def test_without_a_miniature_the_way_to_one_is_told(
 
 
 def test_memory_is_told_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """7 GiB of numbers, 6 of them in Llama's layers; what helps is named with what it takes, if it fits."""
     import torch
 
     from dreamoving_cli import device
     from dreamoving_cli.models.minigpt import checkpoint
 
-    monkeypatch.setattr(checkpoint, "count_weights", lambda files: 7 * 10**9)
+    shapes = {"llama_model.lm_head.weight": torch.empty(2**29, device="meta")}
+    shapes |= {
+        f"llama_model.model.layers.{i}.mlp.up_proj.weight": torch.empty(2**31, device="meta")
+        for i in range(3)
+    }
+    shapes["visual_encoder.blocks.0.mlp.fc1.weight"] = torch.empty(2**29, device="meta")
+    monkeypatch.setattr(checkpoint, "assembled_shapes", lambda files: shapes)
     files: Any = None
-    monkeypatch.setattr(device, "available_gib", lambda on: 20.0)
-    told = models.fits(files, torch.device("cpu"), torch.bfloat16)
-    assert told == "14.5 GiB in bfloat16 on cpu (20.0 GiB free)"
+    free = {"cpu": 20.0, "cuda": 9.0}
+    monkeypatch.setattr(device, "available_gib", lambda on: free[on.type])
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    told = models.fits(files, Home(cpu, torch.bfloat16))
+    assert told == "bfloat16 on cpu: 15.5 GiB (20.0 GiB free)"
+    wide = r"float32 on cpu\) needs 29.5 GiB, and 20.0 GiB are free on cpu\. Give --dtype bf16 \(15.5 GiB\)"
+    with pytest.raises(DeviceMemoryError, match=wide):
+        models.fits(files, Home(cpu))
+    free["cpu"] = 10.0
     with pytest.raises(
-        DeviceMemoryError, match=r"27.6 GiB in float32, and 20.0 GiB are free on cpu.*--dtype bf16"
+        DeviceMemoryError, match=r"Give --dtype bf16 --bits 8 \(9.5 GiB\), --dtype bf16 --bits 4"
     ):
-        models.fits(files, torch.device("cpu"), torch.float32)
+        models.fits(files, Home(cpu))
+    with pytest.raises(
+        DeviceMemoryError, match=r"free on cuda\. Give --bits 4 \(6.6 GiB\), another --device"
+    ):
+        models.fits(files, Home(cuda, torch.float16))
+    free["cpu"] = 14.0
+    with pytest.raises(DeviceMemoryError, match=r"Give --offload \(6.5 GiB\), --bits 4"):
+        models.fits(files, Home(cuda, torch.float16))
+    told = models.fits(files, Home(cuda, torch.float16, offload=True))
+    assert told.endswith("6.5 GiB (9.0 GiB free), 13.0 GiB of the CPU's memory (14.0 GiB free)")
+    free["cpu"] = 12.0
+    with pytest.raises(DeviceMemoryError, match=r"13\.0 GiB of the CPU's memory, and 12\.0 GiB are free"):
+        models.fits(files, Home(cuda, torch.float16, offload=True))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_fewer_bits_and_less_precision_run_too(bits: int, clip: Path) -> None:
+    words = ["caption", str(clip), "--model", "mini", "--frames", "1", "--bits", str(bits), "--dtype", "bf16"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "is dancing" in result.stdout
 
 
 SAID = "a woman in a red dress is dancing, full body, before a plain gray background"
@@ -211,11 +248,9 @@ def test_a_render_takes_the_scene_from_its_driver(
 @pytest.mark.usefixtures("said")
 @pytest.mark.parametrize("mode", ["auto", "force"])
 def test_where_minigpt_is_here_it_is_asked(mode: str, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    full = Chosen(models.FULL, Path(), torch.device("cpu"), torch.float32, "model: minigpt-v2, 14.5 GiB")
+    full = Chosen(models.FULL, Path(), Home(), "model: minigpt-v2, 14.5 GiB")
     monkeypatch.setattr(for_render, "is_installed", lambda: True)
-    monkeypatch.setattr(for_render, "choose_captioner", lambda model, device: full)
+    monkeypatch.setattr(for_render, "choose_captioner", lambda model, machine: full)
     prompt, note = for_render.footage_prompt(RenderOptions(pose=clip), mode)
     assert prompt is not None
     assert "dress" not in prompt

@@ -188,7 +188,7 @@ def test_the_prompt_that_was_worded_is_told_and_recorded(
     told = "a person is dancing, before a red wall"
     monkeypatch.setattr(for_render, "footage", lambda options: inputs / "dance.mp4")
     monkeypatch.setattr(for_render, "worded", lambda *given: (told, f"prompt, from dance.mp4: {told}"))
-    monkeypatch.setattr(for_render, "choose_captioner", lambda model, device: None)
+    monkeypatch.setattr(for_render, "choose_captioner", lambda model, machine: None)
     result = run("--caption", "force")
     assert f"prompt, from dance.mp4: {told}" in result.stderr
     record = record_path(Path(result.stdout.strip()))

@@ -19,9 +19,9 @@ from dreamoving_cli.models.minigpt.checkpoint import (
     Heads,
     PublicFiles,
     assemble_captioner,
+    assembled_shapes,
     build_captioner,
     captioner_config,
-    count_weights,
     to_ours,
 )
 from dreamoving_cli.models.minigpt.load import load_captioner, save_captioner
@@ -138,7 +138,8 @@ def test_the_public_files_make_a_captioner(
     assert model.config.vision.side == 448
     assert model.visual_encoder.pos_embed.shape[1] == 1025
     assert model.config.llama["rms_norm_eps"] == 1e-5
-    assert sum(p.numel() for p in model.parameters()) == count_weights(files)
+    named = {name: p.shape for name, p in model.named_parameters()}
+    assert named == {name: shape.shape for name, shape in assembled_shapes(files).items()}
     assert torch.equal(model.ln_vision.weight, torch.ones(VISION))
     name = "model.layers.31.self_attn.v_proj"
     lora = f"llama_model.base_model.model.{name}.lora_"

@@ -15,6 +15,7 @@ from torch import Tensor
 from dreamoving_cli.errors import WeightsError
 from dreamoving_cli.models.checkpoints.files import Part, read_shapes, read_tensors
 from dreamoving_cli.models.minigpt.config import CaptionerConfig, VisionConfig
+from dreamoving_cli.models.minigpt.home import Home, settle
 from dreamoving_cli.models.minigpt.model import Captioner, fast_init
 from dreamoving_cli.models.minigpt.tokenizer import Tokenizer, read_tokenizer
 from dreamoving_cli.models.minigpt.vision import resize_positions
@@ -22,6 +23,7 @@ from dreamoving_cli.models.strict import load_exactly
 
 State = dict[str, Tensor]
 
+HERE = Home()
 SIDE = 448  # pixels that MiniGPT-v2 looks at
 EVA_DEPTH = 39  # blocks that are used; the file may hold one more
 EVA_EXTRAS = re.compile(r"norm\.|fc_norm\.|head\.|mask_token$|.*relative_position")
@@ -52,22 +54,23 @@ class Heads:
     llama: int
 
 
-def assemble_captioner(
-    files: PublicFiles, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Captioner:
+def assemble_captioner(files: PublicFiles, home: Home = HERE) -> Captioner:
     """The captioner, ready to describe."""
     tokenizer = read_tokenizer(files.tokenizer)
     states = (read_tensors(files.eva), read_all(files.llama), read_tensors(files.adapter))
     config = captioner_config(*states[:2], tokenizer)
-    return build_captioner(config, tokenizer, to_ours(*states, config, dtype)).to(device)
+    return build_captioner(config, tokenizer, to_ours(*states, config, home.dtype), home)
 
 
-def build_captioner(config: CaptionerConfig, tokenizer: Tokenizer, state: State) -> Captioner:
-    """The captioner with these weights and no others."""
+def build_captioner(
+    config: CaptionerConfig, tokenizer: Tokenizer, state: State, home: Home = HERE
+) -> Captioner:
+    """The captioner with these weights and no others, at home; takes them out of `state`."""
     with fast_init():
         model = Captioner(config, tokenizer)
     load_exactly(model, state, source="MiniGPT-v2's files")
-    return model.eval().requires_grad_(False)
+    state.clear()  # a layer that has moved is not kept twice
+    return settle(model, home)
 
 
 def read_all(parts: Sequence[Part], shapes: bool = False) -> State:
@@ -81,12 +84,10 @@ def read_all(parts: Sequence[Part], shapes: bool = False) -> State:
     return state
 
 
-def count_weights(files: PublicFiles) -> int:
-    """Numbers in the weights of the assembled captioner; reads headers only."""
+def assembled_shapes(files: PublicFiles) -> State:
+    """The weights of the assembled captioner as empty tensors; reads headers only."""
     states = (read_shapes(files.eva), read_all(files.llama, shapes=True), read_shapes(files.adapter))
-    tokenizer = read_tokenizer(files.tokenizer)
-    state = to_ours(*states, captioner_config(*states[:2], tokenizer), torch.float32)
-    return sum(value.numel() for value in state.values())
+    return to_ours(*states, captioner_config(*states[:2], read_tokenizer(files.tokenizer)), torch.float32)
 
 
 def captioner_config(
@@ -149,7 +150,7 @@ def to_ours(
     dtype: torch.dtype,
     alpha: float = LORA_ALPHA,
 ) -> State:
-    """Every tensor of the three files in our names: used, merged, or known to be left out."""
+    """Every tensor of the files in our names: used as it is, merged (in `dtype`), or known to be left out."""
     lora, rest = split_adapter(adapter, int(config.llama["num_hidden_layers"]))
     width = config.vision.width
     state: State = {"ln_vision.weight": torch.ones(width), "ln_vision.bias": torch.zeros(width)}
@@ -160,8 +161,7 @@ def to_ours(
         scale = alpha / factors["A"].shape[0]
         merged = weight.float() + scale * factors["B"].float() @ factors["A"].float()
         words[f"{target}.weight"] = merged.to(dtype)
-    state |= {f"llama_model.{key}": value for key, value in words.items()} | rest
-    return {key: value.to(dtype) for key, value in state.items()}
+    return state | {f"llama_model.{key}": value for key, value in words.items()} | rest
 
 
 def used_of_eva(eva: Mapping[str, Tensor], vision: VisionConfig) -> State:

@@ -6,25 +6,24 @@ import torch
 from safetensors.torch import save_file
 
 from dreamoving_cli.models.minigpt.config import CaptionerConfig
+from dreamoving_cli.models.minigpt.home import Home, settle
 from dreamoving_cli.models.minigpt.model import Captioner, fast_init
 from dreamoving_cli.models.minigpt.tokenizer import read_tokenizer, write_tokenizer
 from dreamoving_cli.models.strict import load_exactly, read_weights
 from dreamoving_cli.whole import whole_file
 
+HERE = Home()
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
 
 
-def load_captioner(
-    folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Captioner:
+def load_captioner(folder: Path, home: Home = HERE) -> Captioner:
     """The captioner in this folder, ready to describe."""
     config = CaptionerConfig.load(folder / CONFIG)
     tokenizer = read_tokenizer(folder / TOKENIZER)
     with fast_init():
         model = Captioner(config, tokenizer)
-    weights = {name: value.to(dtype) for name, value in read_weights(folder / WEIGHTS).items()}
-    load_exactly(model, weights, source=str(folder / WEIGHTS))  # rotary tables stay in fp32
-    return model.to(device).eval().requires_grad_(False)
+    load_exactly(model, read_weights(folder / WEIGHTS), source=str(folder / WEIGHTS))
+    return settle(model, home)
 
 
 def save_captioner(model: Captioner, folder: Path, dtype: torch.dtype = torch.float16) -> None:
