@@ -13,6 +13,7 @@ from dreamoving_cli.extraction_flags import (
     DURATION,
     FILES,
     FPS,
+    METRICS,
     RESUME,
     SIZE,
     START,
@@ -20,12 +21,14 @@ from dreamoving_cli.extraction_flags import (
     in_folders,
     is_done,
     many,
+    refuse_metrics,
+    show_files,
     stretch_of,
 )
-from dreamoving_cli.terminal import AsJson, Debug, Overwrite, Verbose, facts, option, say, show, switch
+from dreamoving_cli.terminal import Debug, Overwrite, Verbose, facts, option, switch
 
 if TYPE_CHECKING:
-    from dreamoving_cli.extract.depth_files import DepthJob, DepthResult
+    from dreamoving_cli.extract.depth_files import DepthJob
 
 HOW = "How"
 ENDINGS = {"auto": ".depth.mp4", "mp4": ".depth.mp4", "png8": "", "png16": "", "npz": ".npz"}
@@ -63,7 +66,7 @@ def extract_depth(
     network: Annotated[str, NETWORK] = "",
     smooth: Annotated[bool, STEADY] = True,
     device: Annotated[str, DEVICE] = "auto",
-    as_json: AsJson = False,
+    metrics: Annotated[str | None, METRICS] = None,
     resume: Annotated[bool, RESUME] = False,
     skip_existing: Annotated[bool, switch("--skip-existing", "Leave out what is there already.")] = False,
     overwrite: Overwrite = False,
@@ -77,12 +80,13 @@ def extract_depth(
     from dreamoving_cli.extract.depth_files import FORMATS, DepthJob
     from dreamoving_cli.extract.depth_networks import DepthOptions
 
+    refuse_metrics(metrics)
     stretch = stretch_of(size, fps, start, duration)
     options = DepthOptions(detector, network, smooth, device)
     job = DepthJob(output, form, preview, stretch, options, overwrite, resume)
     videos = many(source)
     if videos is None:
-        one(Path(source), job, as_json, skip_existing)
+        one(Path(source), job, metrics, skip_existing)
         return
     if form not in ENDINGS:
         from dreamoving_cli.errors import UsageError
@@ -92,10 +96,10 @@ def extract_depth(
     endings = {"output": ENDINGS[form], "preview": ".png"}
     jobs = [replace(job, **in_folders(folders, endings, video)) for video in videos]  # type: ignore[arg-type]
     each = [(video, job.paths()) for video, job in zip(videos, jobs, strict=True)]
-    all_of(each, lambda k: one(videos[k], jobs[k], as_json, skip_existing))
+    all_of(each, lambda k: one(videos[k], jobs[k], metrics, skip_existing))
 
 
-def one(source: Path, job: "DepthJob", as_json: bool, skip_existing: bool) -> None:
+def one(source: Path, job: "DepthJob", metrics: str | None, skip_existing: bool) -> None:
     """One video, and what to print of it."""
     from dreamoving_cli.extract.depth_files import extract_depth_files
     from dreamoving_cli.progress import progress
@@ -104,16 +108,4 @@ def one(source: Path, job: "DepthJob", as_json: bool, skip_existing: bool) -> No
         return
     with progress() as on_progress:
         result = extract_depth_files(source, job, on_progress)
-    show_result(source, result, as_json)
-
-
-def show_result(source: Path, result: "DepthResult", as_json: bool) -> None:
-    """The files, one a line, and on stderr what was measured; or both as JSON."""
-    if as_json:
-        files = [str(path) for path in result.paths]
-        show({"input": str(source), "files": files, **facts(result.report)}, as_json=True)
-        return
-    report = result.report
-    say(f"depth by {report.detector}: {report.frames} frames, {report.frames_per_s:g} a second")
-    for path in result.paths:
-        typer.echo(path)
+    show_files(source, result.paths, facts(result.report), metrics)

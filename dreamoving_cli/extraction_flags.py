@@ -1,4 +1,4 @@
-"""What the commands of extraction share: flags of the stretch that is looked at, and many videos in one call.
+"""What the commands of extraction share: flags of the stretch, many videos in one call, what is printed.
 
 Not here: the commands themselves (pose_command.py, depth_command.py) and any work (extract/).
 """
@@ -6,13 +6,13 @@ Not here: the commands themselves (pose_command.py, depth_command.py) and any wo
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dreamoving_cli.errors import InputError, OutputError, UsageError, UserError
 from dreamoving_cli.media.suffixes import VIDEOS, files_of
-from dreamoving_cli.terminal import option, say, switch
+from dreamoving_cli.terminal import RUN, option, say, show, switch
 
 if TYPE_CHECKING:
     from dreamoving_cli.extract.footage import Stretch
@@ -24,6 +24,7 @@ SIZE = option("--size", "Look at the video at WIDTHxHEIGHT, cropped at its cente
 FPS = option("--fps", "Frames a second (default: the video's own).", FILES)
 START = option("--start", "Begin here: seconds or M:SS.", FILES)
 RESUME = switch("--resume", "Go on with an extraction that was cut off.")
+METRICS = option("--metrics", "Print what was measured: text or json.", RUN, metavar="text|json")
 DURATION = option("--duration", "Look at this much: seconds or M:SS.", FILES)
 
 
@@ -46,6 +47,23 @@ def moment(name: str, text: str) -> Fraction:
         return Fraction(seconds(text))
     except (ValueError, ZeroDivisionError) as error:
         raise UsageError(f"{name} is '{text}'", "Give seconds or M:SS, such as 2.5 or 1:02.5.") from error
+
+
+def refuse_metrics(metrics: str | None) -> None:
+    """UsageError where --metrics is no known form."""
+    if metrics not in (None, "text", "json"):
+        raise UsageError(f"metrics is '{metrics}'", "Choose text or json.")
+
+
+def show_files(source: Path, paths: Sequence[Path], measured: Mapping[str, Any], metrics: str | None) -> None:
+    """The files, one a line, and what was measured under them; or all as JSON."""
+    if metrics == "json":
+        show({"input": str(source), "files": [str(path) for path in paths], **measured}, as_json=True)
+        return
+    for path in paths:
+        typer.echo(path)
+    if metrics:
+        show(dict(measured), as_json=False)
 
 
 def many(source: str) -> list[Path] | None:
@@ -92,7 +110,8 @@ def all_of(jobs: Sequence[tuple[Path, Sequence[Path]]], extract: Callable[[int],
             extract(k)
         except UserError as error:
             failures.append(error)
-            typer.secho(f"dreamoving: {video}: {error}", fg="red", err=True)
+            about = "" if str(video) in str(error) else f"{video}: "
+            typer.secho(f"dreamoving: {about}{error}", fg="red", err=True)
     if failures:
         say(f"{len(failures)} of {len(jobs)} videos failed")
         raise typer.Exit(failures[0].exit_code)

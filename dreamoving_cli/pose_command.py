@@ -14,6 +14,7 @@ from dreamoving_cli.extraction_flags import (
     DURATION,
     FILES,
     FPS,
+    METRICS,
     RESUME,
     SIZE,
     START,
@@ -21,12 +22,14 @@ from dreamoving_cli.extraction_flags import (
     in_folders,
     is_done,
     many,
+    refuse_metrics,
+    show_files,
     stretch_of,
 )
-from dreamoving_cli.terminal import RUN, Debug, Overwrite, Verbose, facts, option, say, show, switch
+from dreamoving_cli.terminal import Debug, Overwrite, Verbose, facts, option, say, switch
 
 if TYPE_CHECKING:
-    from dreamoving_cli.extract.pose_files import Outputs, PoseJob, PoseResult
+    from dreamoving_cli.extract.pose_files import Outputs, PoseJob
 
 PEOPLE, DRAWING = "Who and how", "Drawing and fit"
 
@@ -65,7 +68,6 @@ FADE = option("--fade", "Draw what is unsure darker.", DRAWING, metavar="")
 FIT = option(
     "--fit", "source, center, or a picture of a person whose body and place are taken.", DRAWING, shown=True
 )
-METRICS = option("--metrics", "Print what was measured: text or json.", RUN, metavar="text|json")
 
 pose_app = typer.Typer()
 
@@ -112,8 +114,7 @@ def extract_pose(
     from dreamoving_cli.extract.repair import RepairOptions
     from dreamoving_cli.extract.settings import PoseOptions
 
-    if metrics not in (None, "text", "json"):
-        raise UsageError(f"metrics is '{metrics}'", "Choose text or json.")
+    refuse_metrics(metrics)
     parts = [part.strip() for part in draw.split(",") if part.strip()]
     if unknown := set(parts) - set(PARTS):
         raise UsageError(
@@ -161,17 +162,5 @@ def one(source: Path, job: "PoseJob", metrics: str | None, skip_existing: bool) 
         result = extract_pose_files(source, job, on_progress)
     for reason in result.verdict.reasons:
         say(f"fit: {reason}")
-    show_result(source, result, metrics)
-
-
-def show_result(source: Path, result: "PoseResult", metrics: str | None) -> None:
-    """The files, one a line; with metrics also what was measured."""
-    if metrics == "json":
-        files = [str(path) for path in result.paths]
-        verdict = facts(result.verdict)
-        show({"input": str(source), "files": files, **facts(result.report), **verdict}, as_json=True)
-        return
-    for path in result.paths:
-        typer.echo(path)
-    if metrics:
-        show(facts(result.report), as_json=False)
+    verdict = facts(result.verdict) if metrics == "json" else {}
+    show_files(source, result.paths, facts(result.report) | verdict, metrics)

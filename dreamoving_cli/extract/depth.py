@@ -148,7 +148,7 @@ class DepthReport:
     near: float  # the distances that became white and black
     far: float
     flicker: float  # mean change of a pixel from frame to frame, of the full range; movement counts too
-    frames_per_s: float  # over the frames that were looked at in this run
+    frames_per_s: float | None  # over the frames that were looked at in this run; None: all were there
     cuts: int
 
 
@@ -166,7 +166,7 @@ def find_depth(
     took_s = max(time.perf_counter() - begun, 1e-9)
     depth = ClipDepth(store, limits_of(store.blocks), tuple(cuts), smooth)
     near, far = depth.limits.near, depth.limits.far
-    speed = round((store.done - before) / took_s, 2)
+    speed = round((store.done - before) / took_s, 2) if store.done > before else None
     report = DepthReport(
         network.name, store.done, round(near, 4), round(far, 4), round(flicker(depth), 5), speed, len(cuts)
     )

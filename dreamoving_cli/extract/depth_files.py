@@ -37,7 +37,8 @@ from dreamoving_cli.whole import whole_file, writing
 FORMATS = ("mp4", "png8", "png16", "npz")
 BATCH = 8  # frames drawn at once
 STATE = ".depth.state"
-SPARE = 64 * 2**20  # bytes of disk that are left to others
+MIB = 2**20
+SPARE = 64 * MIB  # bytes of disk that are left to others
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ def refuse_full_disk(path: Path, need: int) -> None:
     left = shutil.disk_usage(path.absolute().parent).free + (path.stat().st_size if path.is_file() else 0)
     if need + HEADER + SPARE > left:
         raise OutputError(
-            f"the clip's distances need {need / 2**30:.1f} GiB beside {path.name.removesuffix(STATE)}, "
-            f"{left / 2**30:.1f} are free",
+            f"the clip's distances need {max(need / MIB, 0.1):,.1f} MiB beside {path.name.removesuffix(STATE)}, and "
+            f"{max(left - SPARE, 0) / MIB:,.0f} are free beyond {SPARE // MIB} for others",
             "Free some space, or give a shorter --duration.",
         )
 

@@ -32,7 +32,7 @@ class PoseReport:
     flickers_repaired: int  # points
     outliers_removed: int  # points
     points_filled: int
-    frames_per_s: float
+    frames_per_s: float | None  # None: nobody was searched
 
 
 STANDING = [
@@ -64,7 +64,7 @@ def measure_poses(poses: Poses, people_found: int, repairs: Repairs, took_s: flo
         flickers_repaired=repairs.flickers,
         outliers_removed=repairs.outliers,
         points_filled=repairs.filled,
-        frames_per_s=round(poses.num_frames / max(took_s, 1e-9), 2),
+        frames_per_s=round(poses.num_frames / took_s, 2) if took_s else None,
     )
 
 

@@ -36,7 +36,7 @@ def video(path: str, frames: int = 5, **more: Any) -> Path:
 
 def test_a_map_with_its_mark_and_a_sheet(run: Callable[..., Any]) -> None:
     video("in.mp4")
-    result = run("in.mp4", "map.mp4", "--preview", "s.png", "--json")
+    result = run("in.mp4", "map.mp4", "--preview", "s.png", "--metrics", "json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["files"] == ["map.mp4", "s.png"]
@@ -91,7 +91,7 @@ def test_a_stretch_at_another_rate_and_size(run: Callable[..., Any]) -> None:
 
 def test_a_single_picture(run: Callable[..., Any]) -> None:
     video("in.mp4", 1)
-    result = run("in.mp4", "map.mp4", "--json")
+    result = run("in.mp4", "map.mp4", "--metrics", "json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert (told["frames"], told["flicker"]) == (1, 0)
@@ -140,7 +140,7 @@ def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     video("in.mp4")
     monkeypatch.setattr(depth_files, "SPARE", 2**60)
-    with pytest.raises(OutputError, match="distances need"):
+    with pytest.raises(OutputError, match=r"distances need 0.1 MiB beside map.mp4, and 0 are free"):
         extracted("map.mp4")
     assert sorted(p.name for p in Path().iterdir()) == ["in.mp4"]
 
