@@ -1,4 +1,4 @@
-"""From prompts, pictures and controls to one function: predict_noise(x, t, windows).
+"""From prompts, pictures and controls to one function: Denoiser.predict_noise(x, t, windows).
 
 Keys and values of all prompts are computed once per render; control embeddings once per block of frames where
 they are small, else per window. Not here: which windows, which sampler, where the control pictures come from.
@@ -14,12 +14,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dreamoving_cli.controls import Control
+from dreamoving_cli.models.anchors import Anchors, Widen
 from dreamoving_cli.models.content_guider import needs_identity
 from dreamoving_cli.models.controlnet import VideoControlNet, add_residuals
 from dreamoving_cli.models.layers import Prompt
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.options import RenderOptions
-from dreamoving_cli.sampling import PredictNoise
+from dreamoving_cli.prompts import FrameTexts
 from dreamoving_cli.windows import Window, within
 
 EMBED_BLOCK = (
@@ -48,13 +49,17 @@ class ImagePrompts:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Keys and values of all that is attended to; b = (uncond, cond) with guidance, (cond,) without."""
+    """Keys and values of all that is attended to; b = (uncond, cond) with guidance, (cond,) without.
+
+    The text comes first in a layer; where it changes with time, it has a cond of each.
+    """
 
     unet: Layers
     controls: dict[str, Layers]  # by kind; text only
     guidance_scale: float
     guidance_span: tuple[float, float] = (0.0, 1.0)  # shares of the steps between which guidance acts
     guidance_rescale: float = 0.0
+    frames: tuple[int, ...] = ()  # which text each frame has; none: all have the only one
 
     @property
     def branches(self) -> int:
@@ -64,22 +69,49 @@ class Prompts:
         """The guidance scale at this step; 1 outside the span."""
         return self.guidance_scale if within(self.guidance_span, step, steps) else 1.0
 
-    def for_windows(self, count: int, guided: bool = True) -> tuple[Layers, dict[str, Layers]]:
-        """The same for a batch of `count` windows: b = (branch window); cond alone where not guided."""
+    def for_windows(self, windows: Sequence[Window], guided: bool = True) -> tuple[Layers, dict[str, Layers]]:
+        """The same for a batch of windows: b = (branch window); cond alone where not guided."""
         rows = slice(None) if guided else slice(-1, None)
-        return _for_rows(self.unet, rows, count), {
-            kind: _for_rows(layers, rows, count) for kind, layers in self.controls.items()
-        }
+        parts = self._parts(windows, guided) if self.frames else []
+
+        def ready(layers: Layers) -> Layers:
+            if not parts:
+                return _for_rows(layers, rows, len(windows))
+            pictures = _for_rows([layer[1:] for layer in layers], rows, len(windows))
+            texts = [[(k[at], v[at], share.to(k)) for at, share in parts] for (k, v, _), *_ in layers]
+            return [text + picture for text, picture in zip(texts, pictures, strict=True)]
+
+        return ready(self.unet), {kind: ready(layers) for kind, layers in self.controls.items()}
+
+    def _parts(self, windows: Sequence[Window], guided: bool) -> list[tuple[list[int], Tensor]]:
+        """Of each text of these windows: its rows, and how much each frame hears of it: b 1 f 1, sum 1."""
+        first = self.branches - 1
+        parts: list[tuple[list[int], Tensor]] = []
+        for text in sorted({self.frames[frame] for window in windows for frame in window}):
+            rows = [first + text] * len(windows)
+            share = torch.tensor([[float(self.frames[f] == text) for f in window] for window in windows])
+            if guided and first:
+                rows = [0] * len(windows) + rows
+                share = torch.cat([torch.full_like(share, float(not parts)), share])
+            parts.append((rows, rearrange(share, "b f -> b 1 f 1")))
+        return parts
 
 
 @torch.inference_mode()
 def encode_prompts(
-    pack: Pack, options: RenderOptions, shown: ImagePrompts, enter: Enter = lambda stage: None
+    pack: Pack,
+    options: RenderOptions,
+    shown: ImagePrompts,
+    enter: Enter = lambda stage: None,
+    told: FrameTexts | None = None,
 ) -> Prompts:
-    """Encode the text and the pictures; those of strength 0 are left out, several of a kind are averaged."""
-    guided = options.guidance_scale > 1
+    """Encode the text and the pictures; those of strength 0 are left out, several of a kind are averaged.
+
+    told: the texts, where the prompt changes with time.
+    """
+    told = told or FrameTexts((options.prompt,))
     enter("text")
-    text = pack.encode_text([options.negative_prompt, options.prompt] if guided else [options.prompt])
+    text = pack.encode_text([options.negative_prompt] * (options.guidance_scale > 1) + [*told.texts])
     if shown.pictures:
         enter("pictures")
     images = image_layers(pack, options, shown)
@@ -92,7 +124,7 @@ def encode_prompts(
         kind: [[(k, v, 1.0)] for k, v in net.text_keys(text)] for kind, net in pack.controlnets.items()
     }
     span = options.guidance_start, options.guidance_end
-    return Prompts(layers, controls, options.guidance_scale, span, options.guidance_rescale)
+    return Prompts(layers, controls, options.guidance_scale, span, options.guidance_rescale, told.frames)
 
 
 def image_layers(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> list[list[Prompt]]:
@@ -110,40 +142,62 @@ def image_layers(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> lis
     return images
 
 
-def make_predict_noise(
-    pack: Pack,
-    prompts: Prompts,
-    controls: Sequence[Control],
-    timesteps: Tensor,
-    num_frames: int,
-    place: Place | None = None,
-) -> PredictNoise:
-    """The whole model as one function of latents, time and windows, at `place` (None: where the pack is)."""
-    place = place or place_of(pack.unet)
-    steps = {float(t): step for step, t in enumerate(timesteps)}
-    allowance = CACHE_BYTES
-    embeddings = []
-    for control in controls:
-        net = pack.controlnets[control.kind]
-        embeddings.append(Embeddings(control, net, num_frames, allowance, place))
-        allowance -= embeddings[-1].kept_bytes
+class Denoiser:
+    """The whole model as a function of latents, time and windows, at `place` (None: where the pack is)."""
+
+    def __init__(
+        self,
+        pack: Pack,
+        prompts: Prompts,
+        controls: Sequence[Control],
+        timesteps: Tensor,
+        num_frames: int,
+        place: Place | None = None,
+    ) -> None:
+        self.pack, self.prompts, self.controls = pack, prompts, controls
+        self.place = place or place_of(pack.unet)
+        self.steps = {float(t): step for step, t in enumerate(timesteps)}
+        self.anchors: Anchors | None = None
+        self.embeddings: list[Embeddings] = []
+        allowance = CACHE_BYTES
+        for control in controls:
+            net = pack.controlnets[control.kind]
+            self.embeddings.append(Embeddings(control, net, num_frames, allowance, self.place))
+            allowance -= self.embeddings[-1].kept_bytes
 
     @torch.inference_mode()
-    def predict_noise(x: Tensor, t: Tensor, windows: Sequence[Window]) -> Tensor:
+    def predict_noise(self, x: Tensor, t: Tensor, windows: Sequence[Window]) -> Tensor:
         """x: b c f h w, one window per row of b -> the same shape, fp32."""
-        step = steps[float(t)]
-        guidance_scale = prompts.scale_at(step, len(steps))
-        unet_prompts, control_prompts = prompts.for_windows(len(windows), guidance_scale > 1)
-        x, at = put(x, place), t.to(place.device)
-        residuals = [
-            e.net(x, at, control_prompts[c.kind], e.rows(windows), c.control_scale)
-            for c, e in zip(controls, embeddings, strict=True)
-            if c.acts_at(step, len(steps))
-        ]
-        noise = pack.unet(x, at, unet_prompts, add_residuals(residuals) if residuals else None)
-        return guide(noise.float(), guidance_scale, prompts.guidance_rescale)
+        noise = self._branches(x, t, windows, self.anchors.shown() if self.anchors else None)
+        return guide(noise.float(), self._scale_at(t), self.prompts.guidance_rescale)
 
-    return predict_noise
+    @torch.inference_mode()
+    def look(self, x: Tensor, t: Tensor, frames: Window) -> None:
+        """Show the anchor frames of this step, 1 c f h w: all windows see them until the next look.
+
+        Without motion: they are far apart.
+        """
+        self.anchors = Anchors(len(frames))
+        self._branches(x, t, [frames], self.anchors.collect, use_motion=False)
+
+    def _scale_at(self, t: Tensor) -> float:
+        return self.prompts.scale_at(self.steps[float(t)], len(self.steps))
+
+    def _branches(
+        self, x: Tensor, t: Tensor, windows: Sequence[Window], widen: Widen | None, use_motion: bool = True
+    ) -> Tensor:
+        """The noise of all branches of guidance, (g b) c f h w."""
+        step = self.steps[float(t)]
+        unet_prompts, control_prompts = self.prompts.for_windows(windows, self._scale_at(t) > 1)
+        x, at = put(x, self.place), t.to(self.place.device)
+        residuals = [
+            e.net(x, at, control_prompts[c.kind], e.rows(windows), c.control_scale, use_motion)
+            for c, e in zip(self.controls, self.embeddings, strict=True)
+            if c.acts_at(step, len(self.steps))
+        ]
+        added = add_residuals(residuals) if residuals else None
+        noise: Tensor = self.pack.unet(x, at, unet_prompts, added, use_motion, widen)
+        return noise
 
 
 def place_of(network: nn.Module) -> Place:

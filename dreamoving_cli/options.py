@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
+from dreamoving_cli import prompts
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.frozen import OneOf, Options, field, unknown
 from dreamoving_cli.paths import PRESETS
@@ -79,8 +80,7 @@ def model_name(value: Any) -> Any:
     """One of MODELS, a file that names a model's parts, or a pack's folder."""
     if isinstance(value, (str, Path)) and (str(value) in MODELS or is_model_path(value)):
         return str(value)
-    *names, last = MODELS
-    choice = f"{', '.join(names)} or {last}"
+    choice = " or ".join((", ".join(MODELS[:-1]), MODELS[-1]))
     raise UsageError(
         f"model is '{value}'", f"Choose {choice}, or give a model file (.yaml) or a pack's folder."
     )
@@ -104,6 +104,7 @@ Files = Annotated[
     ),
 ]
 Model = Annotated[str, BeforeValidator(model_name)]
+Words = Annotated[str, AfterValidator(prompts.checked)]
 Size = Annotated[str | None, BeforeValidator(picture_size)]
 
 
@@ -200,7 +201,7 @@ class RenderOptions(Options):
     face: Files = field((), "Inputs", "A photo of the person; repeatable, several are averaged.")
     cloth: Path | None = field(None, "Inputs", "A photo of the garment.")
     style: Path | None = field(None, "Inputs", "One picture that guides the whole look.")
-    prompt: str = field("", "Look", "The person and the scene, in words.")
+    prompt: Words = field("", "Look", "The person and the scene, in words; '@2.5s ...' lines: from then on.")
     negative_prompt: str = field("", "Look", "What should not be seen.")
     guidance_scale: float = field(
         2.0, "Look", "Classifier-free guidance; 1 is off and twice as fast.", strict=True, ge=1, le=30
@@ -219,6 +220,14 @@ class RenderOptions(Options):
     )
     shared_noise: Share | None = field(
         None, "Sampling", "Share of the starting noise common to all frames (default: the model pack's)."
+    )
+    anchor_frames: int | None = field(
+        None,
+        "Windows",
+        "Frames that all others look at, so that clothes stay the same; 0: off (default: the model pack's).",
+        strict=True,
+        ge=0,
+        le=8,
     )
     seed: int | None = field(
         None,

@@ -23,6 +23,8 @@ from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.vae import stable_dtype
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import absolute, with_seed
+from dreamoving_cli.prompts import FrameTexts, of_frames
+from dreamoving_cli.prompts import read as read_prompt
 from dreamoving_cli.recipes import find_loras, find_recipe, has_files, recipe_notes
 from dreamoving_cli.sampling import make_scheduler
 from dreamoving_cli.windows import Windows
@@ -97,7 +99,8 @@ def plan(options: RenderOptions, machine: Machine | str = "auto") -> Plan:
         sampler=job.options.sampler,
         seed=job.options.seed or 0,
         windows=f"{len(context.windows_at(0))} of {context.context_frames} frames, "
-        f"overlap {context.context_overlap}, {context.schedule}, {context.fusion}",
+        f"overlap {context.context_overlap}, {context.schedule}, {context.fusion}"
+        + (f", anchor frames {', '.join(map(str, context.anchors))}" if context.anchors else ""),
         vram=str(job.modes[0]),
         memory_gib=round(need(job.modes[0], job.sizes) / GIB, 2),
         available_gib=round(available_gib(job.device), 2),
@@ -119,14 +122,16 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
     size = choose_size(options, config, driver)
     context = options.context.resolved(config.context_frames)
     shared = config.shared_noise if options.shared_noise is None else options.shared_noise
+    anchors = config.anchor_frames if options.anchor_frames is None else options.anchor_frames
     resolved = with_seed(absolute(options)).replace(
-        model=name, size=f"{size[1]}x{size[0]}", fps=str(driver.fps), context=context, shared_noise=shared
-    )
+        model=name, size=f"{size[1]}x{size[0]}", fps=str(driver.fps), context=context, shared_noise=shared,
+        anchor_frames=anchors,
+    )  # fmt: skip
     for kind in used_pictures(options):
         for path in options.pictures(kind):
             read_image(path)
     told = recipe_notes(source, options.sampler) if isinstance(source, Recipe) else ()
-    windows = Windows(driver.num_frames, **context.model_dump())
+    windows = Windows(driver.num_frames, **context.model_dump(), anchor_frames=anchors)
     sizes = measure(source, config, resolved, windows, Place(on, dtype))
     batches = windows.window_batch, min(options.decode_batch, driver.num_frames)
     modes = choose_modes(machine.vram, batches, config, sizes, on)
@@ -211,9 +216,18 @@ def remarks(
     if options.size is None:
         cropped = " cropped at the center," if height * size[1] != width * size[0] else ""
         yield f"{name} is {width}x{height}:{cropped} rendered at {size[1]}x{size[0]}"
+    told = frame_texts(options.prompt, driver).texts
+    for part in read_prompt(options.prompt):
+        if part.words not in told:
+            yield f"of the prompt, '{part}' is not in the rendered stretch"
     frames = options.context.context_frames or 0
     if frames > config.context_frames:
         yield f"windows of {frames} frames: model '{config.name}' was trained at {config.context_frames}"
+
+
+def frame_texts(prompt: str, driver: Driver) -> FrameTexts:
+    """Which words each frame of the render has."""
+    return of_frames(prompt, driver.start_s, (driver.source_fps, driver.fps), driver.num_frames)
 
 
 def memory_remarks(mode: Mode) -> Iterator[str]:
@@ -256,11 +270,13 @@ def measure(
     cells = height * width // config.pixel_factor**2
     rows = min(windows.context_frames, windows.num_frames) * (2 if options.guidance_scale > 1 else 1)
     narrow = config.unet.get("block_out_channels", (320,))[0]
+    anchors = windows.anchor_frames
+    activations = ACTIVATIONS + (2 * (1 + anchors) if anchors else 0)  # keys and values, with the anchors'
     return Sizes(
         weights=count_weights(source, [c.kind for c in options.all_controls if c.control_scale]),
         itemsize=itemsize,
         latents=windows.num_frames * config.latent_channels * cells * 4 * LATENT_COPIES,
-        window=rows * cells * narrow * itemsize * ACTIVATIONS,
+        window=rows * cells * narrow * itemsize * activations,
         frame=height * width * stable_dtype(place.dtype).itemsize * DECODER_WIDTH[config.vae.kind],
         frame_pixels=height * width,
         on_cpu=place.device.type == "cpu",

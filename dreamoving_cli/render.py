@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dreamoving_cli.conditioning import ImagePrompts, Place, Prompts, encode_prompts, make_predict_noise
+from dreamoving_cli.conditioning import Denoiser, ImagePrompts, Place, Prompts, encode_prompts
 from dreamoving_cli.controls import (
     Control,
     depth_cuts,
@@ -33,7 +33,7 @@ from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.content_guider import needs_identity
 from dreamoving_cli.models.load import open_pack
 from dreamoving_cli.options import RenderOptions
-from dreamoving_cli.plan import Job, Plan, plan, prepare, used_pictures
+from dreamoving_cli.plan import Job, Plan, frame_texts, plan, prepare, used_pictures
 from dreamoving_cli.preview import Previews, preview_decoder, preview_path
 from dreamoving_cli.recipes import sha256_of
 from dreamoving_cli.record import input_hashes, request, versions, write_record
@@ -86,7 +86,7 @@ def render(
             checkpoint.load()
         find_poses(job, checkpoint, on_progress)
         with find_depth(job, on_progress) as depth, closing(load(job, checkpoint.vram)) as residency:
-            prompts = encode(residency, job.options, pictures)
+            prompts = encode(residency, job, pictures)
             with open_controls(job.files, job.driver, job.size, checkpoint.poses, depth) as controls:
                 inputs = prompts, controls
                 latents = denoise_clip(job, residency, inputs, checkpoint, on_progress, previews)
@@ -208,10 +208,11 @@ def load(job: Job, history: list[str]) -> Residency:
     return Residency(pack, job.modes, job.sizes, Place(job.device, job.dtype), history)
 
 
-def encode(residency: Residency, options: RenderOptions, pictures: ImagePrompts) -> Prompts:
+def encode(residency: Residency, job: Job, pictures: ImagePrompts) -> Prompts:
     """Keys and values of all prompts."""
+    told = frame_texts(job.options.prompt, job.driver)
     return residency.retried(
-        "text", lambda: encode_prompts(residency.pack, options, pictures, residency.enter)
+        "text", lambda: encode_prompts(residency.pack, job.options, pictures, residency.enter, told)
     )
 
 
@@ -241,12 +242,10 @@ def denoise_clip(
     on_progress("denoise", checkpoint.state.step if checkpoint.state else 0, options.steps)
 
     def from_last_step() -> Tensor:
-        predict_noise = make_predict_noise(
-            residency.pack, prompts, controls, scheduler.timesteps, num_frames, residency.place
-        )
+        model = Denoiser(residency.pack, prompts, controls, scheduler.timesteps, num_frames, residency.place)
         windows = replace(job.windows, cuts=cuts, window_batch=residency.mode.window_batch)
         solver = Solver(scheduler, noise, num_frames)
-        return denoise(predict_noise, solver, windows, checkpoint.state, on_step)
+        return denoise(model.predict_noise, solver, windows, checkpoint.state, on_step, model.look)
 
     return residency.retried("denoise", from_last_step)
 

@@ -21,6 +21,7 @@ from dreamoving_cli.options import SAMPLERS
 from dreamoving_cli.windows import Window, Windows
 
 PredictNoise = Callable[[Tensor, Tensor, Sequence[Window]], Tensor]  # x: b c f h w, one window per row of b
+Look = Callable[[Tensor, Tensor, Window], None]  # x: 1 c f h w, of the anchor frames
 BLOCK = 64  # frames that a scheduler steps at once: its temporaries stay this small
 LCM_MAX_STEPS = 50  # the schedule it was distilled on
 
@@ -164,11 +165,17 @@ def denoise(
     windows: Windows,
     state: DenoiseState | None = None,
     on_step: Callable[[DenoiseState], None] = lambda state: None,
+    look: Look = lambda x, t, frames: None,
 ) -> Tensor:
-    """Turn the noise of every frame into clean latents, 1 c f h w, window by window at every step."""
+    """Turn the noise of every frame into clean latents, 1 c f h w, window by window at every step.
+
+    look: is shown the anchor frames, if there are any, before the windows of every step.
+    """
     state = state or DenoiseState(0, initial_latents(solver, windows.num_frames), {})
     solver.resume(state.step, state.history)
     for step in range(state.step, len(solver.timesteps)):
+        if anchors := windows.anchors:
+            look(solver.scale(state.latents[:, :, anchors], step), solver.timesteps[step], anchors)
         noise = fused_noise(predict_noise, solver, state.latents, windows, step)
         latents = solver.advance(state.latents, noise, step)
         state = DenoiseState(step + 1, latents, solver.history())

@@ -27,6 +27,7 @@ class Windows:
     fusion: str = "pyramid"  # a key of FUSIONS
     window_batch: int = 1  # windows that the model computes at once
     cuts: tuple[int, ...] = ()  # first frames of new shots: no window holds frames of both sides
+    anchor_frames: int = 0  # frames that all windows see beside their own
 
     def __post_init__(self) -> None:
         if not 0 <= self.context_overlap < self.context_frames:
@@ -34,6 +35,12 @@ class Windows:
                 f"context_overlap is {self.context_overlap}, the window {self.context_frames} frames",
                 f"Choose an overlap of 0 to {self.context_frames - 1}.",
             )
+
+    @property
+    def anchors(self) -> Window:
+        """The anchor frames: each in the middle of its share of the clip."""
+        count = min(self.anchor_frames, self.num_frames)
+        return [(2 * k + 1) * self.num_frames // (2 * count) for k in range(count)]
 
     def windows_at(self, step: int) -> list[Window]:
         """The windows of one step (0 is the first); together they hold every frame."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dreamoving_cli.bench.sizes import CONTROL, CONTROL_SCALE, GUIDED, STRENGTHS, Task
 from dreamoving_cli.bench.weights import picture_features, random_pack
-from dreamoving_cli.conditioning import Layers, Place, Prompts, make_predict_noise
+from dreamoving_cli.conditioning import Denoiser, Layers, Place, Prompts
 from dreamoving_cli.controls import Control
 from dreamoving_cli.device import DTYPES, reuse_memory
 from dreamoving_cli.models.load import Pack
@@ -74,8 +74,8 @@ def make(task: Task) -> Run:
     def run() -> Tensor:
         made = solver(task)
         prompts = encode(pack, task)
-        predict_noise = make_predict_noise(pack, prompts, [control], made.timesteps, task.frames, place)
-        return denoise(predict_noise, made, windows(task))
+        model = Denoiser(pack, prompts, [control], made.timesteps, task.frames, place)
+        return denoise(model.predict_noise, made, windows(task))
 
     return run
 

@@ -91,6 +91,7 @@ class PackConfig(_Frozen):
     scheduler: SchedulerConfig = SchedulerConfig()
     context_frames: int = Field(default=64, ge=1)
     shared_noise: float = Field(default=0.0, ge=0, le=1)  # of the starting noise, by variance
+    anchor_frames: int = Field(default=0, ge=0, le=8)  # see anchors.py; 0 = none, as in the paper
     max_pixels: int = Field(default=512 * 768, ge=1)  # of a frame whose size nobody chose
 
     @field_validator("controls", mode="before")

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dreamoving_cli.models.anchors import Widen
 from dreamoving_cli.models.config import Span
 
 Prompt = tuple[Tensor, Tensor, float | Tensor]  # keys b h l d, values b h l d, strength
@@ -30,6 +31,7 @@ class Pass:
     resnet_norm: Span = "frame"
     recompute: bool = False  # keep no activations inside a layer: the backward pass computes them again
     rows: int = 0  # (b f) once the text has entered; more than before where guidance has several branches
+    widen: Widen | None = None  # what frames see in self-attention beside themselves; None: nothing
 
 
 def fold(x: Tensor) -> Tensor:
@@ -80,11 +82,12 @@ def attend(q: Tensor, prompts: Sequence[Prompt]) -> Tensor:
     return torch.zeros_like(q) if total is None else total
 
 
-def self_attend(attention: Any, x: Tensor) -> Tensor:
-    """Attention of every cell to all cells of its frame; x: (b f) n c."""
+def self_attend(attention: Any, x: Tensor, widen: Widen | None = None) -> Tensor:
+    """Attention of every cell to all cells of its frame, and what `widen` adds; x: (b f) n c."""
     q, k, v = (
         split_heads(layer(x), attention.heads) for layer in (attention.to_q, attention.to_k, attention.to_v)
     )
+    k, v = (k, v) if widen is None else widen(k, v)
     out = F.scaled_dot_product_attention(q, k, v)
     return attention.to_out[0](rearrange(out, "b h n d -> b n (h d)"))
 
@@ -99,16 +102,24 @@ def prompt_keys(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
 def cross_attend(attention: Any, x: Tensor, prompts: Sequence[Prompt], num_frames: int) -> Tensor:
     """Attention of all cells of all frames to the prompts; x: (b f) n c.
 
-    Frames are merged into the queries, so keys and values are never repeated per frame.
+    Frames are merged into the queries, so keys and values are never repeated per frame. Here a strength may
+    also be `b 1 f 1`: one of each frame.
     """
     q = rearrange(attention.to_q(x), "(b f) n (h d) -> b h (f n) d", f=num_frames, h=attention.heads)
-    out = rearrange(attend(q, prompts), "b h (f n) d -> (b f) n (h d)", f=num_frames)
+    told = [(k, v, of_cells(strength, x.shape[1])) for k, v, strength in prompts]
+    out = rearrange(attend(q, told), "b h (f n) d -> (b f) n (h d)", f=num_frames)
     return attention.to_out[0](out)
+
+
+def of_cells(strength: float | Tensor, cells: int) -> float | Tensor:
+    """A strength of each frame for all its cells, b 1 f 1 -> b 1 (f n) 1; others as they are."""
+    by_frame = isinstance(strength, Tensor) and strength.shape[2] > 1
+    return strength.repeat_interleave(cells, 2) if by_frame else strength  # type: ignore[union-attr]
 
 
 def transformer_block(block: Any, x: Tensor, step: Pass) -> Tensor:
     """Self-attention, cross-attention, feed-forward; x: (b f) n c."""
-    x = x + self_attend(block.attn1, block.norm1(x))
+    x = x + self_attend(block.attn1, block.norm1(x), step.widen)
     if block.attn2 is not None:
         x = with_rows(x, step.rows)
         x = x + cross_attend(block.attn2, block.norm2(x), next(step.prompts), step.num_frames)

@@ -16,6 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from dreamoving_cli.models.anchors import Widen
 from dreamoving_cli.models.config import MotionConfig, Span
 from dreamoving_cli.models.layers import (
     Pass,
@@ -60,18 +61,21 @@ class VideoUNet(nn.Module):
         prompts: Sequence[Sequence[Prompt]],
         residuals: Sequence[Tensor] | None = None,
         use_motion: bool = True,
+        widen: Widen | None = None,
     ) -> Tensor:
         """x: b c f h w. t: 0-d or (b,). prompts: one list per cross-attention, in `text_keys` order.
 
         Prompts of g b rows, for g branches of guidance, give (g b) c f h w: what does not see them runs once.
 
         residuals: a ControlNet's, (b f) c h w, down blocks first and the middle last.
+        widen: what frames see in self-attention beside themselves, see anchors.py.
         """
         batch, num_frames = x.shape[0], x.shape[2]
         motion = self.motion if use_motion else None
         time = embed_time(self.unet, torch.as_tensor(t, device=x.device), batch, x.dtype)
         rows = count_rows(batch, prompts) * num_frames
-        step = Pass(time, num_frames, in_walk(self.unet, prompts), self.resnet_norm, self.recompute, rows)
+        walk = in_walk(self.unet, prompts)
+        step = Pass(time, num_frames, walk, self.resnet_norm, self.recompute, rows, widen)
 
         skips = down_walk(self.unet, motion, self.unet.conv_in(fold(x)), step)
         x = mid_walk(self.unet.mid_block, motion, skips[-1], step)

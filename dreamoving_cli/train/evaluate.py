@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from dreamoving_cli.conditioning import ImagePrompts, encode_prompts, make_predict_noise
+from dreamoving_cli.conditioning import Denoiser, ImagePrompts, encode_prompts
 from dreamoving_cli.controls import Control
 from dreamoving_cli.frozen import unknown
 from dreamoving_cli.media.images import contact_sheet, resize, spread, write_image
@@ -61,6 +61,7 @@ class Variant:
     cloth: float = 1.0
     control: float = 1.0
     still: tuple[str, ...] = ()  # networks whose motion blocks do nothing
+    anchors: bool = True
 
 
 VARIANTS = {
@@ -70,6 +71,7 @@ VARIANTS = {
     "no-control": Variant("the Video ControlNet", control=0.0),
     "no-control-motion": Variant("motion blocks of the Video ControlNet", still=("controlnet_",)),
     "no-motion": Variant("motion blocks of the U-Net", still=("unet",)),
+    "no-anchors": Variant("the pack's anchor frames", anchors=False),
 }
 
 
@@ -148,8 +150,10 @@ def render_clip(
     with without_motion(pack, variant.still):
         prompts = encode_prompts(pack, prompt, shown)
         solver = Solver(scheduler, noise, frames)
-        predict = make_predict_noise(pack, prompts, controls, solver.timesteps, frames)
-        latents = denoise(predict, solver, Windows(frames, pack.config.context_frames, 0))
+        model = Denoiser(pack, prompts, controls, solver.timesteps, frames)
+        anchors = pack.config.anchor_frames * variant.anchors
+        windows = Windows(frames, pack.config.context_frames, 0, anchor_frames=anchors)
+        latents = denoise(model.predict_noise, solver, windows, look=model.look)
     with torch.inference_mode():
         video = rearrange(pack.vae.decode(latents, batch=8).clamp(-1, 1), "1 c f h w -> f h w c")
     return ((video + 1) * 127.5).round().to(torch.uint8).numpy()

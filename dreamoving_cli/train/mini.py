@@ -75,5 +75,6 @@ def mini_config() -> PackConfig:
         ),
         context_frames=64,
         shared_noise=1.0,
+        anchor_frames=3,
         max_pixels=256 * 448,
     )

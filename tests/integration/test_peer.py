@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
-from dreamoving_cli.conditioning import ImagePrompts, encode_prompts, make_predict_noise
+from dreamoving_cli.conditioning import Denoiser, ImagePrompts, encode_prompts
 from dreamoving_cli.controls import Control
 from dreamoving_cli.models.config import Span
 from dreamoving_cli.models.load import Pack, build_networks
@@ -79,8 +79,8 @@ def ours(pack: Pack) -> Tensor:
         pack, OPTIONS, ImagePrompts({kind: [picture] for kind, picture in SHOWN.items()})
     )
     controls = [Control(kind, Pictures(frames), SCALES[kind]) for kind, frames in CONTROLS.items()]
-    predict_noise = make_predict_noise(pack, prompts, controls, scheduler.timesteps, FRAMES)
-    return denoise(predict_noise, solver(pack), Windows(FRAMES, FRAMES, 0))
+    model = Denoiser(pack, prompts, controls, scheduler.timesteps, FRAMES)
+    return denoise(model.predict_noise, solver(pack), Windows(FRAMES, FRAMES, 0))
 
 
 def solver(pack: Pack) -> Solver:

@@ -234,6 +234,7 @@ CHANGES: list[dict[str, Any]] = [
     {"pose_scale": 0.5},
     {"guidance_scale": 1.0},
     {"shared_noise": 0.5},
+    {"anchor_frames": 2},
     {"cloth_strength": 0.4},
     {"style_strength": 0.4},
     {"context": {"schedule": "static"}},

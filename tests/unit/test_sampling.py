@@ -89,6 +89,29 @@ def test_the_window_batch_changes_nothing(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_anchor_frames_are_looked_at_before_the_windows_of_every_step(sampler: str) -> None:
+    """As the windows see them: the same latents, scaled the same, at the same time."""
+    shown: list[tuple[float, Tensor]] = []
+
+    def look(x: Tensor, t: Tensor, frames: Sequence[int]) -> None:
+        assert frames == [6, 20, 33]
+        shown.append((float(t), x))
+
+    def predict(x: Tensor, t: Tensor, windows: Sequence[Sequence[int]]) -> Tensor:
+        time, anchors = shown[-1]
+        assert time == float(t)
+        for latents, window in zip(x, windows, strict=True):
+            for k, frame in enumerate([6, 20, 33]):
+                if frame in window:
+                    same(latents[:, window.index(frame)], anchors[0, :, k])
+        return per_frame(x, t, windows)
+
+    windows = Windows(40, 16, 4, window_batch=2, anchor_frames=3)
+    denoise(predict, solver(sampler), windows, look=look)
+    assert len(shown) == 5
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_a_resumed_run_ends_bit_for_bit_equal(sampler: str, after: int) -> None:
     windows, saved = Windows(80, 16, 4), {}

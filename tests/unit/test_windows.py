@@ -1,6 +1,7 @@
 """Laws of the context windows, for any length and any setting."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def test_only_a_loop_joins_the_end_to_the_start(windows: Windows, step: int) -> 
 def test_no_window_crosses_a_cut(windows: Windows, step: int) -> None:
     for window in windows.windows_at(step):
         assert not any(min(window) < cut <= max(window) for cut in windows.cuts)
+
+
+@given(settings(), st.integers(0, 8))
+def test_anchor_frames_are_spread_over_the_clip(windows: Windows, count: int) -> None:
+    anchors = replace(windows, anchor_frames=count).anchors
+    assert len(anchors) == min(count, windows.num_frames)
+    gaps = [b - a for a, b in pairwise([-1, *anchors, windows.num_frames])]
+    assert min(gaps) >= 1
+    assert max(gaps) <= windows.num_frames / max(len(anchors), 1) + 1
 
 
 @given(settings(), steps)
