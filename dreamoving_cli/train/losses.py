@@ -25,6 +25,7 @@ def reconstruction_loss(
 
     pictures: n 3 h w; head: n 1 h w, 0..1: eyes and mouths are a few pixels, and a person is turned by them.
     The decoder sees latents with noise, each picture's of another strength: the denoiser leaves some.
+    Distances are to pictures sharpened by `settings.sharpen`: what minimizes them is a little blurred.
     """
     raw = pack.vae.encode_raw(pictures)
     drawn_on = generator_on(raw.device, generator)
@@ -34,7 +35,7 @@ def reconstruction_loss(
     noise = strength * torch.randn(raw.shape, generator=drawn_on, device=drawn_on.device)
     out = pack.vae.decode_raw(raw + noise.to(raw))
     weights = 1 + (HEAD_PIXEL - 1) * head
-    error = out - pictures
+    error = out - sharpened(pictures, settings.sharpen)
     across, down = error.diff(dim=-1).abs() * weights[..., 1:], error.diff(dim=-2).abs() * weights[..., 1:, :]
     edges = across.mean() + down.mean()
     loss = (error.abs() * weights).mean() + 0.5 * (error.square() * weights).mean() + edges
@@ -42,6 +43,16 @@ def reconstruction_loss(
     if settings.sharpness:
         loss = loss + settings.sharpness * sharpness_loss(out, pictures)
     return loss, out
+
+
+def sharpened(pictures: Tensor, amount: float) -> Tensor:
+    """Unsharp masking, as of Real-ESRGAN's targets (Wang et al. 2021); pictures: n c h w in -1..1."""
+    if not amount:
+        return pictures
+    taps = torch.exp(-0.5 * torch.arange(-2, 3, device=pictures.device).square())
+    kernel = torch.outer(taps, taps / taps.sum().square()).expand(pictures.shape[1], 1, 5, 5)
+    blurred = F.conv2d(F.pad(pictures, (2, 2, 2, 2), "reflect"), kernel, groups=pictures.shape[1])
+    return (pictures + amount * (pictures - blurred)).clamp(-1, 1)
 
 
 def drift(vae: VAE, start: VAE, pictures: Tensor) -> Tensor:
