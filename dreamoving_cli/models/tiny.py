@@ -63,4 +63,5 @@ def tiny_config() -> PackConfig:
             steps_offset=0,
         ),
         context_frames=16,
+        anchor_frames=1,
     )

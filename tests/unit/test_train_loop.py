@@ -18,7 +18,7 @@ from dreamoving_cli.train import loop, losses, measures, synth
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.latents import has_statistics, parse_shard, prepare_latents
 from dreamoving_cli.train.loop import Run, Trainer, settings, train
-from dreamoving_cli.train.losses import clip_noise, reconstruction_loss
+from dreamoving_cli.train.losses import clip_noise, reconstruction_loss, sharpened
 from dreamoving_cli.train.report import gradient_energy, person_box, psnr, report_autoencoder, report_poses
 from dreamoving_cli.train.stages import STAGES
 from dreamoving_cli.train.start import learn_words, require_clips
@@ -339,6 +339,16 @@ def test_the_mean_over_workers_is_the_gradient_of_the_whole_batch(data: Path, st
 
 
 # --- report
+
+
+def test_sharpened_targets_have_steeper_edges_and_the_same_surfaces() -> None:
+    step = torch.full((1, 3, 16, 16), -0.5)
+    step[..., 8:] = 0.5
+    soft = torch.nn.functional.avg_pool2d(step, 3, 1, 1, count_include_pad=False)
+    sharp = sharpened(soft, 0.3)
+    assert sharp.diff(dim=-1).square().sum() > 1.1 * soft.diff(dim=-1).square().sum()
+    torch.testing.assert_close(sharp[..., :5], soft[..., :5])
+    assert sharpened(soft, 0.0) is soft
 
 
 def test_measures_of_the_report_are_what_they_say() -> None:
