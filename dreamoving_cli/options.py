@@ -222,21 +222,12 @@ class RenderOptions(Options):
         None, "Sampling", "Share of the starting noise common to all frames (default: the model pack's)."
     )
     anchor_frames: int | None = field(
-        None,
-        "Windows",
+        None, "Windows",
         "Frames that all others look at, so that clothes stay the same; 0: off (default: the model pack's).",
-        strict=True,
-        ge=0,
-        le=8,
-    )
-    seed: int | None = field(
-        None,
-        "Sampling",
-        "Same seed, same video; drawn and recorded if absent.",
-        strict=True,
-        ge=0,
-        le=MAX_SEED,
-    )
+        strict=True, ge=0, le=8,
+    )  # fmt: skip
+    seed: int | None = field(None, "Sampling", "Same seed, same video; drawn and recorded if absent.",
+        strict=True, ge=0, le=MAX_SEED)  # fmt: skip
     size: Size = field(None, "Output", "WIDTHxHEIGHT in pixels (default: the driving video's shape).")
     max_pixels: int | None = field(
         None,

@@ -57,7 +57,7 @@ PROMPT_FILE = typer.Option(
     "--prompt-file",
     rich_help_panel="Look",
     show_default=False,
-    help="The prompt as a text, or as 'dreamoving caption' wrote it.",
+    help="The prompt as a text, or as 'dreamoving caption' wrote it; by seconds or frames too.",
 )
 DTYPE = typer.Option("--dtype", rich_help_panel=RUN, help="Precision: auto, fp32, bf16, fp16.")
 

@@ -15,7 +15,16 @@ MAX_FUNCTION_LINES = 80
 MAX_PARAMETERS = 7
 TORCHY = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors"}
 # Imported inside the function that needs them, in one file each: slow to load, or not on every platform.
-TOUCHY = {"controlnet_aux", "decord", "ai_edge_litert", "onnxruntime", "scenedetect", "anny", "numba"}
+TOUCHY = {
+    "controlnet_aux",
+    "decord",
+    "ai_edge_litert",
+    "onnxruntime",
+    "scenedetect",
+    "anny",
+    "numba",
+    "bitsandbytes",
+}
 # module or folder -> the parts of our package that it may import at all
 ARROWS = {
     "errors": set(),
@@ -23,11 +32,12 @@ ARROWS = {
     "whole": {"errors"},
     "frozen": {"errors"},
     "windows": {"errors"},
-    "options": {"errors", "frozen", "paths", "windows"},
+    "prompts": {"errors"},
+    "options": {"errors", "frozen", "paths", "prompts", "windows"},
     "weights": {"errors", "paths", "weights", "whole"},
     "media": {"errors", "media", "whole"},
     "models": {"errors", "models", "whole"},
-    "caption": {"caption", "errors", "media", "models", "options", "paths", "weights", "whole"}
+    "caption": {"caption", "errors", "media", "models", "options", "paths", "prompts", "weights", "whole"}
     | {"controls", "device", "recipes"},
     "dataset": {"caption", "dataset", "errors", "extract", "media", "weights", "whole"},
     "extract": {"device", "errors", "extract", "media", "models", "paths", "weights", "whole"},

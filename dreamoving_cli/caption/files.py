@@ -7,9 +7,11 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from dreamoving_cli import prompts
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.whole import writing
 
@@ -75,11 +77,14 @@ def read_prompt(path: Path) -> str:
 
 
 def _of_text(text: str) -> str:
-    """All lines as one; those that begin with # are notes."""
-    return " ".join(" ".join(line for line in text.splitlines() if not line.lstrip().startswith("#")).split())
+    """All lines as one, those that begin with # are notes; or, where it changes with time, as they are."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    parts = prompts.read("\n".join(lines))
+    return prompts.written(parts) if parts else " ".join(" ".join(lines).split())
 
 
 def _of_json(text: str) -> str:
+    """The caption of the whole clip."""
     values = json.loads(text)
     if isinstance(values, list) and len(values) != 1:
         raise ValueError("captions of several inputs")
@@ -87,20 +92,30 @@ def _of_json(text: str) -> str:
 
 
 def _of_lines(text: str) -> str:
-    return _merged([json.loads(line) for line in text.splitlines() if line.strip()])
+    return _by_frame([json.loads(line) for line in text.splitlines() if line.strip()])
 
 
 def _of_table(text: str) -> str:
-    return _merged(list(csv.DictReader(io.StringIO(text))))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if any(None in row for row in rows):
+        raise ValueError("a comma outside quotes: words would be lost")
+    return _by_frame(rows)
 
 
-def _merged(frames: Sequence[Mapping[str, Any]]) -> str:
+def _by_frame(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What each row says, from its frame on, or, where it has none, from its time."""
     from dreamoving_cli.caption.grounding import plain
-    from dreamoving_cli.caption.words import merge
 
-    if len({str(frame["file"]) for frame in frames}) > 1:
+    if len({str(row.get("file", "")) for row in rows}) > 1:
         raise ValueError("captions of several inputs")
-    return merge([plain(str(frame["caption"])) for frame in frames])
+    parts = []
+    for row in rows:
+        words, frame = " ".join(plain(str(row["caption"])).split()), row.get("frame")
+        if frame in (None, ""):
+            parts.append(prompts.From(words, Fraction(str(row["time_s"]))))
+        else:
+            parts.append(prompts.From(words, frame=int(frame)))
+    return prompts.written(parts) if parts else ""
 
 
 class Partial:

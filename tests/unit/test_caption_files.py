@@ -100,6 +100,35 @@ def test_a_prompt_file_is_what_caption_wrote(form: str, tmp_path: Path) -> None:
     assert read_prompt(path) == "a man dances"
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_rows_of_frames_become_prompts_by_frame(form: str, tmp_path: Path) -> None:
+    """Each row holds from its frame on; of rows that say the same, the first; an edited row counts."""
+    frames = [FRAME | {"frame": n, "caption": words} for n, words in ((3, "a"), (9, "a"), (15, "<p>b</p> c"))]
+    path = tmp_path / f"prompt.{form}"
+    path.write_text(written([CLIP | {"frames": frames}], form))
+    assert read_prompt(path) == "@3f a\n@15f b c"
+    path.write_text(path.read_text().replace("<p>b</p>", "at night b"))
+    assert read_prompt(path) == "@3f a\n@15f at night b c"
+    if form == "csv":  # nothing is lost to a comma without quotes
+        path.write_text(path.read_text().replace("at night", "at night,"))
+        with pytest.raises(InputError, match="is no csv of captions"):
+            read_prompt(path)
+
+
+def test_prompts_by_time_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.csv"
+    path.write_text("time_s,caption\n0,on a beach\n2.5,at dusk\n")
+    assert read_prompt(path) == "@0s on a beach\n@2.5s at dusk"
+    path = tmp_path / "prompt.txt"
+    path.write_text("# mine\n@0s on a\n  beach\n@48f at dusk\n")
+    assert read_prompt(path) == "@0s on a beach\n@48f at dusk"
+    path = tmp_path / "prompt.jsonl"
+    for wrong in ('{"caption": "a"}\n', '{"time_s": "x", "caption": "a"}\n', "no\n"):
+        path.write_text(wrong)
+        with pytest.raises(InputError, match="is no jsonl of captions"):
+            read_prompt(path)
+
+
 def test_prompt_files_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("# of the second try\non a beach,\nat dusk\n")

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from dreamoving_cli.conditioning import (
+    Denoiser,
     Embeddings,
     ImagePrompts,
     encode_prompts,
     guide,
-    make_predict_noise,
 )
 from dreamoving_cli.controls import Control
 from dreamoving_cli.models.load import Pack, build_pack
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.prompts import FrameTexts
 
 
 class Noise:
@@ -68,7 +69,7 @@ def test_outside_its_span_guidance_costs_nothing(pack: Pack) -> None:
 
     def noise(**options: Any) -> list[torch.Tensor]:
         made = encode_prompts(pack, RenderOptions(prompt="a", **options), ImagePrompts())
-        predict = make_predict_noise(pack, made, controls, timesteps, 3)
+        predict = Denoiser(pack, made, controls, timesteps, 3).predict_noise
         return [predict(x, t, [[0, 1, 2]]) for t in timesteps]
 
     alone, guided = noise(guidance_scale=1.0), noise(guidance_scale=3.0)
@@ -100,12 +101,49 @@ def test_faceid_takes_the_identity_beside_the_picture() -> None:
 
 def test_prompts_of_a_batch_repeat_each_branch_for_its_windows(pack: Pack) -> None:
     prompts = encode_prompts(pack, RenderOptions(guidance_scale=2.0, prompt="a"), ImagePrompts())
-    unet, controls = prompts.for_windows(3)
+    unet, controls = prompts.for_windows([[0, 1], [1, 2], [2, 3]])
     k, many = prompts.unet[0][0][0], unet[0][0][0]
     assert torch.equal(many, torch.stack([k[0], k[0], k[0], k[1], k[1], k[1]]))
     assert controls["pose"][0][0][0].shape[0] == 6
-    alone, _ = prompts.for_windows(2, guided=False)
+    alone, _ = prompts.for_windows([[0, 1], [1, 2]], guided=False)
     assert torch.equal(alone[0][0][0], torch.stack([k[1], k[1]]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_prompt_that_changes_reaches_each_frame(pack: Pack, scale: float) -> None:
+    """Without motion blocks every frame is predicted as if its own text were that of all frames."""
+    options, frames = RenderOptions(guidance_scale=scale, negative_prompt="dull"), (0, 0, 1, 1, 2)
+    pictures = ImagePrompts({"cloth": [np.zeros((40, 40, 3), np.uint8)]})
+    texts = ("a man on a beach", "at night", "a red wall")
+    x, t = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(7)
+    windows = [[0, 1, 2], [2, 3, 4]]
+
+    def noise(told: FrameTexts) -> torch.Tensor:
+        prompts = encode_prompts(pack, options, pictures, told=told)
+        return pack.unet(x, t, prompts.for_windows(windows)[0], use_motion=False)
+
+    with torch.inference_mode():
+        changing = noise(FrameTexts(texts, frames)).unflatten(0, (-1, len(windows)))
+        for number, text in enumerate(texts):
+            alone = noise(FrameTexts((text,))).unflatten(0, (-1, len(windows)))
+            for row, window in enumerate(windows):
+                at = [i for i, frame in enumerate(window) if frames[frame] == number]
+                pair = changing[:, row, :, at], alone[:, row, :, at]
+                torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(changing[-1], alone[-1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_prompt_that_changes_costs_only_where_it_does(pack: Pack) -> None:
+    prompts = encode_prompts(
+        pack, RenderOptions(guidance_scale=2.0), ImagePrompts(), told=FrameTexts(("a", "b"), (0, 0, 1, 1))
+    )
+    still, _ = prompts.for_windows([[0, 1]])
+    k, _, share = still[0][0]
+    assert torch.equal(k, prompts.unet[0][0][0][[0, 1]])
+    assert share.min() == 1
+    both, controls = prompts.for_windows([[1, 2]])
+    assert [len(layer) for layer in (both[0], controls["pose"][0])] == [2, 2]
+    assert torch.equal(sum(part[2] for part in both[0]), torch.ones(2, 1, 2, 1))
 
 
 def test_embeddings_are_the_same_kept_or_not(pack: Pack) -> None:
