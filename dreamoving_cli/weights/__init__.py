@@ -9,11 +9,11 @@ In reading order: lock.py, overlay.py, store.py, transport.py, hub.py, archives.
 travel.py, upkeep.py and refresh.py, which only the `models` commands need.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreamoving_cli.errors import WeightsError
-from dreamoving_cli.weights import store
+from dreamoving_cli.weights import overlay, store
 from dreamoving_cli.weights.fetch import Rules, bring
 from dreamoving_cli.weights.lock import Entry, License, Lock, Motion
 from dreamoving_cli.weights.overlay import known
@@ -56,6 +56,18 @@ def weight_paths(weight_ids: Sequence[str]) -> dict[str, Path]:
         megabytes = sum(each.size or 0 for each in absent) // 10**6
         raise WeightsError(
             f"{len(absent)} weight files are not here ({megabytes} MB): {ids}",
-            f"Run: dreamoving models pull {ids}",
+            fetch_remedy(absent, lock),
         )
     return {each.id: store.blob_path(each.sha256) for each in entries}
+
+
+def fetch_remedy(absent: Iterable[Entry], lock: Lock) -> str:
+    """The command that brings these files, with all that is to be allowed and accepted for it."""
+    absent, accepted = list(absent), overlay.read_overlay().accepted
+    asked = dict.fromkeys(each.license for each in absent if lock.license_of(each).accept)
+    terms = [name for name in asked if name not in accepted]
+    words = ["dreamoving models pull", *(each.id for each in absent)]
+    words += [f"--allow-unlocked {each.id}" for each in absent if each.unlocked]
+    words += [f"--accept-license {name}" for name in terms]
+    first = "Read the terms (dreamoving models licenses), then run" if terms else "Run"
+    return f"{first}: {' '.join(words)}"

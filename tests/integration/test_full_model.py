@@ -1,6 +1,7 @@
 """The full model from public files, through the command line: random weights, real layouts, reduced width."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from dreamoving_cli.cli import app
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.media.images import read_image, write_image
 from dreamoving_cli.media.video import probe
+from dreamoving_cli.paths import LOCK
 from dreamoving_cli.preview import Previews
-from dreamoving_cli.weights.lock import read_lock
+from dreamoving_cli.weights import file_sha256
+from dreamoving_cli.weights.lock import LOCK_VARIABLE, Lock, lock_text, read_lock
 from tests import checkpoints as public
 
 QUICK = ("--device", "cpu", "--size", "64x64", "--frames", "3", "--steps", "1", "--seed", "4")
@@ -90,6 +93,47 @@ def test_imported_files_render_as_sd15(
     assert "is there already" in run(*words, "--skip-existing").stderr
     kept = list((tmp_path / "cache" / "converted").iterdir())
     assert len(kept) == 1  # the motion module, a pickle, was converted once
+
+
+def test_a_face_by_identity_counts_and_its_terms_are_told(
+    run: Callable[..., Any],
+    folder: Path,
+    pose: Path,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pack = public.random_pack(public.config(face="faceid-plus-v2"))
+    file = public.save(tmp_path / "faceid.safetensors", public.adapter(pack, "face"))
+    entry = replace(read_lock(LOCK).find("faceid.plusv2"), sha256=file_sha256(file), size=file.stat().st_size)
+    lock = read_lock(folder / "models.lock")
+    text = lock_text(Lock({**lock.entries, entry.id: entry}, lock.licenses))
+    (tmp_path / "models.lock").write_text(text, encoding="utf-8")
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "models.lock"))
+    (tmp_path / "mine.yaml").write_text("face: faceid.plusv2\n")
+    words = ("render", "--model", tmp_path / "mine.yaml", "--pose", pose, *QUICK, "--codec", "png")
+    words += ("--face", photos[0], "--face", photos[1])
+    missing = run(*words)
+    assert missing.exit_code == 4
+    assert "--accept-license ip-adapter-faceid" in missing.stderr
+    assert run("models", "import", folder, file).exit_code == 0
+
+    def faces(seed: int) -> Callable[[Sequence[tuple[str, np.ndarray]]], Any]:
+        found = np.random.default_rng(seed).normal(size=(2, 512)).astype(np.float32)
+        return lambda named: (
+            [photo[:28, :28] for _, photo in named],
+            found / np.linalg.norm(found, axis=1, keepdims=True),
+        )
+
+    for seed, out in enumerate(("one", "other")):
+        monkeypatch.setattr("dreamoving_cli.extract.identity.read_identities", faces(seed))
+        result = run(*words, "--out", tmp_path / out)
+        assert result.exit_code == 0, result.stderr
+        record = yaml.safe_load((tmp_path / f"{out}.dreamoving.yaml").read_text())["record"]
+        assert any("faceid.plusv2: non-commercial research" in note for note in record["notes"])
+        assert "faceid.plusv2" in record["weights"]
+    one, other = (pngs(tmp_path / out) for out in ("one", "other"))
+    assert any(a.read_bytes() != b.read_bytes() for a, b in zip(one, other, strict=True))
 
 
 def test_a_model_file_names_the_user_s_own(

@@ -1,5 +1,8 @@
 """Whole renders in every memory mode: the same pixels, and no step lost when memory runs out."""
 
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from dreamoving_cli.outputs import record_path
 from dreamoving_cli.plan import prepare
 from dreamoving_cli.render import plan, render
 from dreamoving_cli.resume import state_path
+from tests import checkpoints as public
 
 FRAMES, SIDE, STEPS = 6, 48, 3
 
@@ -119,6 +123,55 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_a_lower_mode(
         "high",
         "min",
     ]  # one window at once: low saves nothing
+
+
+LIMITED = """
+import re, resource, sys
+from pathlib import Path
+from dreamoving_cli import render as rendering
+from dreamoving_cli.device import Machine, free_memory
+from dreamoving_cli.options import load_preset
+
+def watch(stage, done, total):
+    steps.extend([done] if stage == "denoise" else [])
+    if (stage, done) == ("denoise", 1):
+        free_memory()
+        mapped = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + int(sys.argv[3]) * 2**20, -1))
+    elif (stage, done) == ("denoise", total):
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+
+steps = []
+rendering.reuse_memory = lambda device: None  # what is freed goes back, so that the limit counts it
+rendering.render(load_preset(sys.argv[1], {}), Path(sys.argv[2]), Machine("cpu"), on_progress=watch)
+print(steps)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems limit memory in other ways")
+def test_a_real_limit_of_memory_lowers_the_mode_in_the_midst(tmp_path: Path) -> None:
+    """All windows at once do not fit into what the system allows from the second step on; one does."""
+    settings = public.config().model_copy(update={"guider": {}, "image": None})
+    save_pack(public.random_pack(settings), tmp_path / "pack")
+    points = np.random.default_rng(0).uniform(5, 120, (17, 1, NUM_POINTS, 2)).astype(np.float32)
+    scores = np.ones(points.shape[:3], np.float32)
+    save_poses(tmp_path / "pose.json", Poses(Fraction(24), 128, 128, points, scores))
+    windows = {"context_frames": 4, "context_overlap": 1, "window_batch": 6}
+    options = RenderOptions(
+        model=str(tmp_path / "pack"), pose=tmp_path / "pose.json", steps=2, seed=5, size="128x128",
+        guidance_scale=2.0, codec="png", context=windows,
+    )  # fmt: skip
+    (tmp_path / "preset.yaml").write_text(yaml.safe_dump(options.model_dump(mode="json")))
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path / "preset.yaml", tmp_path / "again", "20"],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2], text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[0, 1, 2]"
+    assert [line.split(":")[0] for line in told(tmp_path / "again")] == ["high", "low"]
+    assert "out of memory (denoise): going on with --vram low" in done.stderr
+    assert pixels(tmp_path / "again").shape == (17, 128, 128, 3)
 
 
 def test_where_min_runs_out_too_the_state_is_kept(

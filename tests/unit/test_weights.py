@@ -273,6 +273,19 @@ def test_lookups(local: Path) -> None:
     assert weights.weight_paths(["parts.a"])["parts.a"].read_bytes() == CONTENT
 
 
+def test_what_is_missing_names_every_flag_that_it_needs(local: Path) -> None:
+    source = {"url": "http://nowhere/x"}
+    lock = write_lock(
+        file("plain", b"p", source), file("eva", None, source), file("face", b"f", source, license="research")
+    )
+    said = r"3 weight files .*Read the terms .*run: dreamoving models pull plain eva face "
+    with pytest.raises(WeightsError, match=f"{said}--allow-unlocked eva --accept-license research$"):
+        weights.weight_paths(list(lock.entries))
+    overlay.accept("research")
+    with pytest.raises(WeightsError, match=r"Run: dreamoving models pull face$"):
+        weights.weight_paths(["face"])
+
+
 def test_the_overlay_keeps_what_was_decided(local: Path) -> None:
     write_lock(file("eva", None, {"url": "http://nowhere/eva.pth"}))
     assert weights.entry("eva").unlocked
