@@ -141,9 +141,10 @@ def refuse_full_disk(path: Path, need: int) -> None:
     """The distances wait on disk: say how much that is where it does not fit."""
     left = shutil.disk_usage(path.absolute().parent).free + (path.stat().st_size if path.is_file() else 0)
     if need + HEADER + SPARE > left:
+        name, free = path.name.removesuffix(STATE), max(left - SPARE, 0) / MIB
         raise OutputError(
-            f"the clip's distances need {max(need / MIB, 0.1):,.1f} MiB beside {path.name.removesuffix(STATE)}, and "
-            f"{max(left - SPARE, 0) / MIB:,.0f} are free beyond {SPARE // MIB} for others",
+            f"the clip's distances need {max(need / MIB, 0.1):,.1f} MiB beside {name}, "
+            f"and {free:,.0f} are free beyond {SPARE // MIB} for others",
             "Free some space, or give a shorter --duration.",
         )
 

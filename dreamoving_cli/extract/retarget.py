@@ -51,6 +51,10 @@ LIMBS = (
     ),
 )  # fmt: skip
 SIDES = ("left", "right")
+# By what a portrait is fitted, best first.
+PORTRAIT: dict[str, Sequence[int]] = {
+    "shoulders": (kp.RIGHT_SHOULDER, kp.LEFT_SHOULDER), "face": range(kp.FACE.start, kp.FACE.stop),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,12 @@ def to_person(poses: Poses, target: Poses) -> tuple[Poses, Verdict]:
     there = replace(target, points=place(target.points, target_size, size).astype(np.float32))
     dancers, theirs = dancers_of(poses), measure_lengths(there)
     first = next((k for k, each in enumerate(dancers) if measure_lengths(each.poses).torso), None)
-    if first is None or not theirs.torso:
-        which = "the dancer's" if first is None else "the picture's"
-        raise InputError(f"{which} torso is not seen", "Use --fit center, or a picture from head to hips.")
+    if first is None:
+        return to_portrait(poses, dancers, there)
+    if not theirs.torso:
+        raise InputError(
+            "the picture's torso is not seen", "Use --fit center, or a picture from head to hips."
+        )
     ratios, reasons = group_ratios(dancers, first, theirs)
     moved = [on_body(each.poses, own) for each, own in zip(dancers, ratios, strict=True)]
     leader = replace(dancers[first].poses, points=moved[first][:, None].astype(np.float32))
@@ -131,6 +138,31 @@ def to_person(poses: Poses, target: Poses) -> tuple[Poses, Verdict]:
     return into_picture(
         put_back(poses, dancers, [points + shift for points in moved]), anchor(leader) + shift, reasons
     )
+
+
+def to_portrait(poses: Poses, dancers: Sequence[Dancer], there: Poses) -> tuple[Poses, Verdict]:
+    """Who shows no torso: scaled as a whole, by what dancer and picture both show. there: 1 1 134 2."""
+    for name, part in PORTRAIT.items():
+        ours = next((found for each in dancers if (found := size_and_place(each.poses, part))), None)
+        theirs = size_and_place(there, part)
+        if ours and theirs:
+            scale = float(np.clip(theirs[0] / ours[0], LEAST, MOST))
+            points = (poses.points - ours[1]) * scale + theirs[1]
+            reason = f"the torso is not seen: all is scaled to {scale:.0%}, by the {name}"
+            return into_picture(replace(poses, points=points.astype(np.float32)), theirs[1], [reason])
+    raise InputError(
+        "dancer and picture show neither torso nor shoulders nor face alike", "Use --fit center."
+    )
+
+
+def size_and_place(poses: Poses, part: Sequence[int]) -> tuple[float, np.ndarray] | None:
+    """Typical extent of these points in pixels, and their middle; None where they are hardly ever seen."""
+    seen = (poses.scores[:, 0, list(part)] > VISIBLE).all(1)
+    if seen.mean() <= FEW:
+        return None
+    points = poses.points[seen, 0][:, list(part)]  # k n 2
+    across = np.median(np.linalg.norm(np.ptp(points, axis=1), axis=-1))
+    return max(float(across), 1.0), np.median(points.mean(1), axis=0)
 
 
 def group_ratios(

@@ -10,7 +10,14 @@ from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE
 from dreamoving_cli.extract.keypoints import Poses
-from dreamoving_cli.extract.retarget import ANKLES, extent, fit_poses, measure_lengths
+from dreamoving_cli.extract.retarget import (
+    ANKLES,
+    PORTRAIT,
+    extent,
+    fit_poses,
+    measure_lengths,
+    size_and_place,
+)
 from tests.unit.test_repair import dancer
 
 HEIGHT, WIDTH = 640, 480
@@ -140,10 +147,10 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     portrait.scores[:, :, [kp.LEFT_HIP, kp.RIGHT_HIP]] = 0
     with pytest.raises(InputError, match="the picture's torso is not seen"):
         fit_poses(dance(), "person", portrait)
-    headless = dance()
-    headless.scores[:, :, kp.NECK] = 0
-    with pytest.raises(InputError, match="the dancer's torso is not seen"):
-        fit_poses(headless, "person", standing())
+    hands = dance()
+    hands.scores[:, :, : kp.FACE.stop] = 0
+    with pytest.raises(InputError, match="neither torso nor shoulders nor face"):
+        fit_poses(hands, "person", standing())
     with pytest.raises(UsageError, match="fit is 'wide'"):
         fit_poses(dance(), "wide")
 
@@ -218,6 +225,20 @@ def test_what_is_guessed_is_told_of_whom() -> None:
     poses = pair()
     fitted, verdict = fit_poses(poses, "person", target)
     assert "right forearm hidden in the reference: ratio taken from the left" in verdict.reasons
+
+
+@pytest.mark.parametrize("part", ["shoulders", "face"])
+def test_a_portrait_is_scaled_by_what_both_show(part: str) -> None:
+    portrait, body = dance(), standing(0.9, at=(250.0, 330.0))
+    portrait.scores[:, :, [kp.LEFT_HIP, kp.RIGHT_HIP]] = 0
+    if part == "face":
+        portrait.scores[:, :, kp.RIGHT_SHOULDER] = 0
+    fitted, verdict = fit_poses(portrait, "person", body)
+    assert f"the torso is not seen: all is scaled to 90%, by the {part}" in verdict.reasons
+    size, middle = size_and_place(fitted, PORTRAIT[part])
+    wanted, at = size_and_place(body, PORTRAIT[part])
+    assert size == pytest.approx(wanted, rel=0.02)
+    np.testing.assert_allclose(middle, at, atol=2)
 
 
 def test_dancers_are_told_apart_by_number_not_by_place() -> None:
