@@ -317,7 +317,8 @@ def test_a_fast_driver_is_halved_and_said(
 def test_the_plan_tells_what_a_render_will_do(poses: Path, depth: Path) -> None:
     told = plan(options(poses, depth=depth, model="auto", context={"context_frames": None}), "cpu")
     assert (told.model, told.size, told.frames, told.fps) == ("tiny", "96x64", FRAMES, "30000/1001")
-    assert told.windows == "1 of 16 frames, overlap 2, uniform, pyramid"
+    middle = FRAMES // 2
+    assert told.windows == f"1 of 16 frames, overlap 2, uniform, pyramid, anchor frames {middle}"
     assert 0.1 < told.memory_gib < 2
     assert any("miniature" in note for note in told.notes)
     assert len(told.controls) == 2
