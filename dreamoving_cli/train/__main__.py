@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dreamoving_cli.errors import UserError
+from dreamoving_cli.paths import MINI_CAPTIONER
 from dreamoving_cli.terminal import AsJson, say, show, switch
 
 app = typer.Typer(
@@ -174,6 +175,24 @@ def captioner_report(
     from dreamoving_cli.train.caption_report import report_captioner
 
     show(report_captioner(captioner, pictures), as_json)
+
+
+@app.command("captioner-real")
+def captioner_real(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="IN...", help="Photos, videos, folders of them.", show_default=False),
+    ],
+    captioner: Annotated[
+        Path, typer.Option(help="A captioner's folder; default: what ships.", show_default=False)
+    ] = MINI_CAPTIONER,
+    frames: Annotated[int, typer.Option(min=1, help="Of each video.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a captioner's words for real people with joints and pixels, and with words for other files."""
+    from dreamoving_cli.train.caption_real import report_real
+
+    show(report_real(captioner, sources, frames), as_json)
 
 
 @app.command()

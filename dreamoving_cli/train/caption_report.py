@@ -12,6 +12,7 @@ from dreamoving_cli.train.caption_facts import EVEN, PATTERN_WORDS, read_caption
 from dreamoving_cli.train.captioner import PROMPT
 
 BATCH = 25
+ARMS_SAID: dict[Any, int] = {None: -1, "": 0, " with one arm up": 1, " with both arms up": 2}
 NAMES = (
     "garment_color", "pattern", "background_color", "scene", "framing", "who", "skin", "hair", "arms",
 )  # fmt: skip
@@ -43,12 +44,11 @@ def measure(examples: Sequence[Example], read: Sequence[dict[str, Any]]) -> dict
 def marks_of(truth: dict[str, Any], said: dict[str, Any]) -> dict[str, float]:
     """What one caption says rightly; its first color is either one where two cover about the same."""
     colors = [truth["color"], *([truth["second"]] if truth["pattern"] in EVEN else [])]
-    arms = {None: -1, "": 0, " with one arm up": 1, " with both arms up": 2}
     marks = {
         "garment_color": said.get("colors", [""])[0] in colors,
         "pattern": said.get("pattern") == PATTERN_WORDS[truth["pattern"]],
         "scene": said.get("kind") == truth["kind"],
-        "arms": arms.get(said.get("arms"), -1) == truth["arms"],
+        "arms": ARMS_SAID.get(said.get("arms"), -1) == truth["arms"],
         **{name: said.get(name) == truth[name] for name in ("framing", "skin", "hair")},
         "who": said.get("who") == truth["who"],
         "person_iou": iou(truth["box"], said.get("box")),
