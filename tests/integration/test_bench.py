@@ -4,8 +4,12 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -17,8 +21,12 @@ from dreamoving_cli.bench.sizes import Task
 from dreamoving_cli.bench.stages import stages
 from dreamoving_cli.cli import app
 from dreamoving_cli.extract import depth, light, pose, pose_files
+from dreamoving_cli.extract.settings import PoseOptions
 from dreamoving_cli.media.video import Clip
+from dreamoving_cli.media.writer import write_video
 from dreamoving_cli.weights import list_weights, weight_path
+from tests.tiny_onnx import person_network, pose_network
+from tests.unit.test_dwpose import spots
 
 TASK = Task("tiny", 4, (128, 128), 2, guidance_scale=3.0, norm="clip")
 
@@ -96,6 +104,20 @@ def test_extraction_is_measured_part_by_part(light_networks: None, monkeypatch: 
     assert set(body["share"]) == poses
     assert set(whole["share"]) == poses | {"landmarks: hands", "landmarks: face"}
     assert set(deep["share"]) == common | {"network", "limits", "steadying"}
+
+
+def test_dwpose_is_measured_where_it_is_here(tmp_path: Path) -> None:
+    networks = person_network(tmp_path / "person.onnx"), pose_network(tmp_path / "pose.onnx")
+    video = write_video(
+        tmp_path / "in.mp4",
+        [np.stack([spots((300 + 3 * k, 200)) for k in range(6)])],
+        Fraction(25),
+        quality=5,
+    )
+    options = PoseOptions("dwpose", person_network=str(networks[0]), pose_network=str(networks[1]))
+    seconds, parts = extraction.run(partial(extraction.find_pose, options), video)
+    assert seconds > 0
+    assert {"loading", "detector", "landmarks", "drawing", "writing"} <= set(parts)
 
 
 def test_a_process_answers_once_when_warm_and_once_for_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
