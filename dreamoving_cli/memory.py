@@ -9,12 +9,12 @@ All modes hold the networks of the running stage only.
 high: windows and decoded frames at once as asked.
 low: one window, as many frames as fit; on CUDA, where the weights of U-Net and ControlNets do not fit in 16
     bits, they are kept in 8.
-min: as low, but of U-Net and ControlNets one layer at a time; on the CPU they are kept as stored, in 16 bits,
-    or, where that is not enough, in 8.
+min: as low, but of U-Net and ControlNets one layer at a time; on the CPU what their files hold in 16 bits is
+    kept so, or, where that is not enough, in 8.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dreamoving_cli.device import FITS, GIB
 from dreamoving_cli.errors import DeviceMemoryError
@@ -60,14 +60,19 @@ class Sizes:
     frame: int  # bytes while one frame is decoded
     frame_pixels: int
     on_cpu: bool  # the device is the CPU: all weights, and the libraries, are in its memory
-    stored_in_half: bool = False  # U-Net and ControlNets: in fp16, while they compute in fp32
+    kept: Mapping[str, int] = field(default_factory=dict)  # bytes of each denoiser, kept as `Mode.half` says
+
+    @property
+    def half_saves(self) -> bool:
+        """Whether files hold some of what computes in 32 bits in 16."""
+        return any(size < self.itemsize * self.weights[name] for name, size in self.kept.items())
 
 
 def ladder(asked: str, batches: tuple[int, int], device: str, *, tiles: bool, half: bool) -> list[Mode]:
     """The modes that `--vram asked` may use, from the most to the least memory; those below come last.
 
-    batches: windows and frames at once, as asked. tiles: the decoder can work in tiles. half: weights are
-    stored in 16 bits and used in 32.
+    batches: windows and frames at once, as asked. tiles: the decoder can work in tiles. half: some weights
+    are stored in 16 bits and used in 32.
     """
     windows, frames = batches
     small = Mode("min", 1, 1, half=half and device == "cpu")
@@ -122,10 +127,13 @@ def _resident(mode: Mode, sizes: Sizes, stage: str) -> Iterator[int]:
     """Bytes of each network's weights that are on the device in this stage."""
     denoises = stage == "denoise"
     streamed = mode.name == "min" and denoises and not sizes.on_cpu
-    size = sizes.itemsize // (2 if mode.half and denoises else 1)
-    size = 1 if mode.eight_bit and denoises else size
+    size = 1 if mode.eight_bit and denoises else sizes.itemsize
     for name, count in sizes.weights.items():
-        if network_stage(name) == stage:
+        if network_stage(name) != stage:
+            continue
+        if mode.half and name in sizes.kept:
+            yield sizes.kept[name]
+        else:
             yield size * (min(count // 4, LARGEST_LAYER) if streamed else count)
 
 

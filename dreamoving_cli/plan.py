@@ -4,10 +4,11 @@ Whatever can be refused is refused here, in seconds.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dreamoving_cli import paths
 from dreamoving_cli.conditioning import Place
@@ -16,7 +17,7 @@ from dreamoving_cli.device import GIB, Machine, available_gib, choose_device, ch
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import fit_size
-from dreamoving_cli.memory import NAMES, Mode, Sizes, choose, ladder, need
+from dreamoving_cli.memory import NAMES, Mode, Sizes, choose, ladder, need, network_stage
 from dreamoving_cli.models.checkpoints.assemble import count_values, recipe_config
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes
 from dreamoving_cli.models.config import PackConfig
@@ -250,14 +251,19 @@ def count_weights(source: Path | Recipe, controls: Collection[str]) -> dict[str,
     return {name: n for name, n in counts.items() if name in used or not name.startswith("controlnet_")}
 
 
-def stored_in_half(source: Path | Recipe) -> bool:
-    """Whether the weights of U-Net and ControlNets are stored in fp16, so that fp16 holds them exactly."""
+def kept_bytes(source: Path | Recipe) -> dict[str, int]:
+    """Bytes of U-Net and ControlNets, where what their files hold in fp16 is kept so and the rest in fp32."""
     if isinstance(source, Recipe):
-        roles = [source.parts[role] for role in ("base", "unet", "motion") if role in source.parts]
-        parts = [replace(part, path=p) for part in (*roles, *source.controls.values()) for p in part.files]
+        sizes = count_values(source, bytes_in_half)
     else:
-        parts = [Part(source / "unet.safetensors"), *map(Part, source.glob("controlnet_*.safetensors"))]
-    return all(value.dtype == torch.float16 for part in parts for value in read_shapes(part).values())
+        files = [*source.glob("unet.safetensors"), *source.glob("controlnet_*.safetensors")]
+        sizes = {file.stem: sum(map(bytes_in_half, read_shapes(Part(file)).values())) for file in files}
+    return {name: size for name, size in sizes.items() if network_stage(name) == "denoise"}
+
+
+def bytes_in_half(weights: Tensor) -> int:
+    """Bytes of these weights in fp16 if their file holds them so, else in fp32."""
+    return weights.numel() * (2 if weights.dtype == torch.float16 else 4)
 
 
 def measure(
@@ -272,15 +278,17 @@ def measure(
     narrow = config.unet.get("block_out_channels", (320,))[0]
     anchors = windows.anchor_frames
     activations = ACTIVATIONS + (2 * (1 + anchors) if anchors else 0)  # keys and values, with the anchors'
+    weights = count_weights(source, [c.kind for c in options.all_controls if c.control_scale])
+    kept = kept_bytes(source) if itemsize == 4 and not options.loras else {}
     return Sizes(
-        weights=count_weights(source, [c.kind for c in options.all_controls if c.control_scale]),
+        weights=weights,
         itemsize=itemsize,
         latents=windows.num_frames * config.latent_channels * cells * 4 * LATENT_COPIES,
         window=rows * cells * narrow * itemsize * activations,
         frame=height * width * stable_dtype(place.dtype).itemsize * DECODER_WIDTH[config.vae.kind],
         frame_pixels=height * width,
         on_cpu=place.device.type == "cpu",
-        stored_in_half=itemsize == 4 and not options.loras and stored_in_half(source),
+        kept={name: size for name, size in kept.items() if name in weights},
     )
 
 
@@ -291,7 +299,7 @@ def choose_modes(
     if asked not in ("auto", *NAMES):
         raise UsageError(f"vram is '{asked}'", f"Choose auto, {', '.join(NAMES)}.")
     tiles = config.vae.kind == "AutoencoderKL"
-    modes = ladder(asked, batches, device.type, tiles=tiles, half=sizes.stored_in_half)
+    modes = ladder(asked, batches, device.type, tiles=tiles, half=sizes.half_saves)
     return choose(asked, modes, sizes, int(available_gib(device) * GIB), str(device))
 
 

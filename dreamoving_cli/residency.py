@@ -154,8 +154,12 @@ def keep_in_eight_bits(network: nn.Module, dtype: torch.dtype) -> None:
 def keep_in_half(network: nn.Module, dtype: torch.dtype) -> None:
     """Keep in fp16, between uses, the layers whose numbers fp16 holds exactly: no bit of a result changes."""
     for layer in network.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d) and all(map(_fits_half, layer.parameters())):
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
+        if all(map(_fits_half, layer.parameters())):
             apply_layerwise_casting_hook(layer, torch.float16, dtype, non_blocking=False)
+        else:
+            layer.to(dtype)  # its file may hold it in bf16
 
 
 def _fits_half(weights: Tensor) -> bool:

@@ -1,5 +1,7 @@
 """Memory modes: what each needs by estimate, which one is chosen, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,3 +110,17 @@ def test_latents_are_all_that_grows_with_the_clip() -> None:
         grown = need(mode, full_size(device, 1000)) - need(mode, full_size(device, 100))
         assert grown == 900 * 4 * CELLS * 4
         assert grown < 0.05 * need(mode, full_size(device, 100))
+
+
+def test_half_keeps_as_many_bytes_as_the_files_hold_in_16_bits() -> None:
+    """The usual files: all in fp16 but the motion blocks, 454 million numbers of the U-Net's 1,313."""
+    sizes = full_size("cpu")
+    assert not sizes.half_saves
+    motion = 454_000_000
+    kept = {name: 2 * n for name, n in COUNTS.items() if name.startswith(("unet", "controlnet_"))}
+    usual = replace(sizes, kept=kept | {"unet": kept["unet"] + 2 * motion})
+    assert usual.half_saves
+    half, whole = Mode("min", 1, 1, half=True), Mode("min", 1, 1)
+    saved = stage_need(whole, usual, "denoise") - stage_need(half, usual, "denoise")
+    assert saved == sum(kept.values()) - 2 * motion
+    assert stage_need(half, usual, "text") == stage_need(whole, usual, "text")

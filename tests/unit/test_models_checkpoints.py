@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamoving_cli.errors import WeightsError
-from dreamoving_cli.models.checkpoints.assemble import STATISTICS, recipe_config, weights_of
+from dreamoving_cli.models.checkpoints.assemble import STATISTICS, count_values, recipe_config, weights_of
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes, read_tensors
 from dreamoving_cli.models.checkpoints.identify import NAMES, identify
 from dreamoving_cli.models.checkpoints.lora import merge_loras
@@ -18,6 +18,7 @@ from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
 from dreamoving_cli.models.load import Pack, load_pack
 from dreamoving_cli.models.strict import load_exactly
+from dreamoving_cli.plan import kept_bytes
 from tests import checkpoints as public
 
 PICTURES = ("face", "cloth", "style")
@@ -377,6 +378,18 @@ def test_faceid_plus_needs_to_be_told_its_version(pack: Pack, folder: Path, tmp_
     for kind, shortcut in (("faceid-plus", False), ("faceid-plus-v2", True)):
         parts = {**recipe(folder).parts, "face": Part(path, kind=kind)}
         assert recipe_config(Recipe("random", parts)).guider["face"]["shortcut"] is shortcut
+
+
+def test_of_each_network_is_told_what_its_files_hold_in_16_bits(
+    pack: Pack, folder: Path, tmp_path: Path
+) -> None:
+    half = {key: value.half() for key, value in public.under(pack.unet.state_dict(), "unet.").items()}
+    files = recipe(folder, unet=public.save(tmp_path / "unet", half))
+    counts = count_values(files)
+    kept = kept_bytes(files)
+    assert kept.keys() == {"unet", "controlnet_pose", "controlnet_depth"}
+    assert kept["controlnet_pose"] == 4 * counts["controlnet_pose"]
+    assert kept["unet"] == 4 * counts["unet"] - 2 * sum(value.numel() for value in half.values())
 
 
 def test_a_missing_part_is_named(folder: Path, pack: Pack, tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_half_keeps_what_fp16_holds_and_changes_no_bit(pack: Pack) -> None:
     assert bytes_now < 0.6 * 4 * sum(p.numel() for p in pack.unet.parameters())
 
 
+def test_half_takes_files_of_any_precision(pack: Pack, tmp_path: Path) -> None:
+    half = Mode("min", 1, 1, half=True)
+    for dtype in (torch.bfloat16, torch.float32):
+        save_pack(pack, tmp_path / str(dtype), dtype)
+        plain, kept = (open_pack(tmp_path / str(dtype)) for _ in range(2))
+        assert torch.equal(noise_of(resident(kept, half)), noise_of(resident(plain, HIGH)))
+
+
 def test_a_full_memory_lowers_the_mode_once(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
     residency = resident(pack, HIGH, LOW, LEAST)
     seen: list[str] = []

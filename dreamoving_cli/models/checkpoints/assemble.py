@@ -87,16 +87,16 @@ def assemble(recipe: Recipe) -> Pack:
     return pack
 
 
-def count_values(recipe: Recipe) -> dict[str, int]:
-    """Numbers in the weights of each network, by its name in the pack; reads headers only."""
+def count_values(recipe: Recipe, of: Callable[[Tensor], int] = Tensor.numel) -> dict[str, int]:
+    """Numbers in the weights of each network, or the sum of this, by its name; reads headers only."""
     states = {role: base_state(recipe, role, read_shapes) for role in BASE}
     states["unet"] |= read_shapes(recipe.parts["motion"])
     states |= {f"controlnet_{kind}": read_shapes(part) for kind, part in recipe.controls.items()}
     if "image_encoder" in recipe.parts:
         states["image_encoder"] = read_shapes(recipe.parts["image_encoder"])
-    counts = {name: sum(value.numel() for value in state.values()) for name, state in states.items()}
+    counts = {name: sum(map(of, state.values())) for name, state in states.items()}
     adapters = [read_shapes(recipe.parts[kind]) for kind in PROMPTS if kind in recipe.parts]
-    guider = sum(value.numel() for state in adapters for value in state.values())
+    guider = sum(of(value) for state in adapters for value in state.values())
     return counts | ({"guider": guider} if guider else {})
 
 
