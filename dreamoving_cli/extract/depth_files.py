@@ -25,6 +25,7 @@ from dreamoving_cli.extract.depth_tone import as_8_bit, as_16_bit
 from dreamoving_cli.extract.footage import (
     Stretch,
     kept_if_interrupted,
+    refuse_little_memory,
     say_where,
     sound_of,
     what_is_read,
@@ -36,6 +37,7 @@ from dreamoving_cli.whole import whole_file, writing
 
 FORMATS = ("mp4", "png8", "png16", "npz")
 BATCH = 8  # frames drawn at once
+BYTES_A_PIXEL = 80  # of a frame: 8 as they were read, 2 that wait for cuts, 8 drawn, numbers on their way
 STATE = ".depth.state"
 MIB = 2**20
 SPARE = 64 * MIB  # bytes of disk that are left to others
@@ -76,6 +78,7 @@ def extract_depth_files(
     form = refuse_outputs(source, job)
     with ExitStack() as stack:
         clip = stack.enter_context(job.stretch.open(source))
+        refuse_little_memory("pictures of this size", BYTES_A_PIXEL * clip.height * clip.width)
         network = open_with(job.options)
         store = stack.enter_context(open_store(source, job, clip, network))
         depth, report = find_depth(

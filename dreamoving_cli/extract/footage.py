@@ -1,4 +1,4 @@
-"""What the extractors share: the stretch of a video that is looked at, its sound, work that is cut off."""
+"""What the extractors share: the stretch of a video that they look at, sound, memory, work cut off."""
 
 import logging
 from collections.abc import Iterator
@@ -8,8 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
+from dreamoving_cli.errors import DeviceMemoryError
 from dreamoving_cli.media.audio import Audio
 from dreamoving_cli.media.video import Clip, open_clip, probe
+
+GIB = 2**30
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +32,16 @@ class Stretch:
         """This stretch of a video."""
         return open_clip(
             source, fps=self.fps, start_s=self.start_s, duration_s=self.duration_s, size=self.size
+        )
+
+
+def refuse_little_memory(what: str, need: int) -> None:
+    """DeviceMemoryError where so many bytes are not free."""
+    have = psutil.virtual_memory().available
+    if need > have:
+        raise DeviceMemoryError(
+            f"{what} need about {need / GIB:.1f} GiB, {have / GIB:.1f} are free",
+            "Give a shorter --duration, a lower --fps or a smaller --size.",
         )
 
 

@@ -6,8 +6,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-
 from dreamoving_cli.errors import DeviceMemoryError, InputError, UsageError
 from dreamoving_cli.extract import KIND_TAG, OnProgress
 from dreamoving_cli.extract.dancers import only
@@ -23,6 +21,7 @@ from dreamoving_cli.extract.exchange import (
 from dreamoving_cli.extract.footage import (
     Stretch,
     kept_if_interrupted,
+    refuse_little_memory,
     say_where,
     sound_of,
     what_is_read,
@@ -41,7 +40,6 @@ from dreamoving_cli.media.writer import codec_of, write_video
 
 COPIES = 12  # of all points in memory at the worst moment: raw, repaired, and what a repair works with
 FRAMES_HELD = 3 * BATCH
-GIB = 2**30
 FITS = ("source", "center")
 STATE = ".pose.state"
 FINDING = {  # what is of no use with keypoints
@@ -138,13 +136,11 @@ def opened(source: Path, job: PoseJob) -> Clip:
     """The stretch of a video, once its poses are known to fit into memory."""
     clip = job.stretch.open(source)
     need = memory_bytes(clip, 1 if job.options.person in ("largest", "central") else job.options.max_people)
-    have = psutil.virtual_memory().available
-    if need > have:
+    try:
+        refuse_little_memory(f"poses of {clip.num_frames} frames", need)
+    except DeviceMemoryError:
         clip.close()
-        raise DeviceMemoryError(
-            f"poses of {clip.num_frames} frames need about {need / GIB:.1f} GiB, {have / GIB:.1f} are free",
-            "Give a shorter --duration, a lower --fps or a smaller --size.",
-        )
+        raise
     return clip
 
 

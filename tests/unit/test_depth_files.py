@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dreamoving_cli.cli import app
-from dreamoving_cli.errors import OutputError
+from dreamoving_cli.errors import DeviceMemoryError, OutputError
 from dreamoving_cli.extract import control_kind, depth_files, extract_to_file
 from dreamoving_cli.extract.depth_files import DepthJob, extract_depth_files
 from dreamoving_cli.extract.depth_networks import DepthOptions
@@ -134,6 +134,17 @@ def test_what_is_cut_off_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
     extract("whole")
     for k in range(10):
         assert Path(f"map/{k:06d}.png").read_bytes() == Path(f"whole/{k:06d}.png").read_bytes()
+
+
+def test_pictures_beyond_the_memory_are_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video("in.mp4")
+    monkeypatch.setattr(depth_files, "BYTES_A_PIXEL", 2**50)
+    with pytest.raises(DeviceMemoryError, match=r"pictures of this size need about .* GiB"):
+        extracted("map.mp4")
+    assert sorted(p.name for p in Path().iterdir()) == ["in.mp4"]
 
 
 def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dreamoving_cli.cli import app
-from dreamoving_cli.extract import control_kind, pose, pose_files
+from dreamoving_cli.extract import control_kind, footage, pose, pose_files
 from dreamoving_cli.extract.draw import OFFICIAL, Style, draw_pose
 from dreamoving_cli.extract.dwpose import DwposeDetector
 from dreamoving_cli.extract.keypoints import load_poses, save_poses
@@ -243,7 +243,7 @@ def test_bad_input_is_one_sentence_and_a_code(
 def test_too_little_memory_is_refused(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     video(Path("in.mp4"), 4)
     free = type("Free", (), {"available": 2**20})
-    monkeypatch.setattr(pose_files.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(footage.psutil, "virtual_memory", lambda: free)
     result = run("in.mp4", "map.mp4")
     assert result.exit_code == 5
     assert "poses of 4 frames need about" in result.stderr
