@@ -111,8 +111,10 @@ def test_a_face_by_identity_counts_and_its_terms_are_told(
     (tmp_path / "models.lock").write_text(text, encoding="utf-8")
     monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "models.lock"))
     (tmp_path / "mine.yaml").write_text("face: faceid.plusv2\n")
-    words = ("render", "--model", tmp_path / "mine.yaml", "--pose", pose, *QUICK, "--codec", "png")
-    words += ("--face", photos[0], "--face", photos[1])
+    words = (
+        "render", "--model", tmp_path / "mine.yaml", "--pose", pose, *QUICK, "--codec", "png",
+        "--face", photos[0], "--face", photos[1],
+    )  # fmt: skip
     missing = run(*words)
     assert missing.exit_code == 4
     assert "--accept-license ip-adapter-faceid" in missing.stderr
