@@ -66,6 +66,8 @@ def moments(
 ) -> list[Moment]:
     """The frames of a file's stretch that are captioned; of a photo the one that it is."""
     if is_picture(path):
+        if not path.is_file():
+            raise InputError(f"{path} does not exist or is not a file", "Check the path.")
         return [Moment(0, Fraction(0))]
     with open_clip(path, start_s=start_s, duration_s=duration_s) as clip:
         first = int(start_s * clip.fps)

@@ -108,6 +108,8 @@ def test_the_preview_shows_frames(run: Callable[..., Any], clip: Path, tmp_path:
     ("words", "code", "sentence"),
     [
         (("absent.mp4",), 3, "absent.mp4"),
+        (("absent.jpg",), 3, "absent.jpg does not exist"),
+        (("empty.jpg",), 3, "is not a picture that can be read"),
         (("*.png",), 3, "no picture or video"),
         (("clip", "--frames", "0"), 2, "frames is 0"),
         (("clip", "--every", "x"), 2, "every is 'x'"),
@@ -124,6 +126,7 @@ def test_the_preview_shows_frames(run: Callable[..., Any], clip: Path, tmp_path:
 def test_refusals(
     words: tuple[str, ...], code: int, sentence: str, run: Callable[..., Any], clip: Path
 ) -> None:
+    Path("empty.jpg").write_bytes(b"")
     result = run(*(str(clip) if word == "clip" else word for word in words))
     assert result.exit_code == code, result.output
     assert sentence in result.stderr
