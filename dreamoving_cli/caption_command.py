@@ -124,11 +124,13 @@ def moment(text: str) -> Fraction:
 
 def check_outputs(out: Path | None, preview: Path | None, paths: list[Path], overwrite: bool) -> None:
     """Refuse outputs that could not be written, before any work."""
+    from dreamoving_cli.media.images import check_picture
     from dreamoving_cli.media.whole import check_output
 
-    for path in (out, preview):
-        if path is not None:
-            check_output(path, overwrite)
+    if out is not None:
+        check_output(out, overwrite)
+    if preview is not None:
+        check_picture(preview, overwrite)
     if preview is not None and len(paths) > 1:
         raise UsageError(f"preview is '{preview}', for {len(paths)} inputs", "Preview one at a time.")
 

@@ -28,7 +28,10 @@ def read_image(path: Path) -> np.ndarray:
             image.load()
             refuse_tiny(path, image.height, image.width)
             picture = to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels"
+        raise InputError(f"{path} has more than {limit}", "Give a smaller copy of it.") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(
             f"{path} is not a picture that can be read ({one_line(error)})", "Give a JPEG, PNG or WebP file."
         ) from error
@@ -89,14 +92,19 @@ def from_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
         return image  # a broken profile, or one for another mode: the plain conversion is the best guess
 
 
-def write_image(path: Path, image: np.ndarray, *, overwrite: bool = False) -> Path:
-    """Write uint8 h w c; the format follows the extension. The file appears whole or not at all."""
-    path = Path(path)
+def check_picture(path: Path, overwrite: bool = False) -> None:
+    """Refuse a picture's name that cannot be written, as `check_output` does, or has no format."""
     if path.suffix.lower() not in Image.registered_extensions():
         raise OutputError(
             f"'{path.suffix}' is not a picture format, in {path}", "End the name in .png or .jpg."
         )
     check_output(path, overwrite)
+
+
+def write_image(path: Path, image: np.ndarray, *, overwrite: bool = False) -> Path:
+    """Write uint8 h w c; the format follows the extension. The file appears whole or not at all."""
+    path = Path(path)
+    check_picture(path, overwrite)
     with whole_file(path) as part:
         Image.fromarray(image).save(part)
     return path

@@ -114,6 +114,7 @@ def test_the_preview_shows_frames(run: Callable[..., Any], clip: Path, tmp_path:
         (("clip", "--frames", "0"), 2, "frames is 0"),
         (("clip", "--every", "x"), 2, "every is 'x'"),
         (("clip", "--every", "1", "--frames", "2"), 2, "Give one of them"),
+        (("clip", "--preview", "boxes.xyz"), 6, "'.xyz' is not a picture format"),
         (("clip", "--format", "xml"), 2, "Choose text, json"),
         (("clip", "--grounding", "no"), 2, "Choose boxes or plain"),
         (("clip", "--model", "gpt"), 2, "Choose auto, minigpt-v2"),
@@ -129,6 +130,7 @@ def test_refusals(
     Path("empty.jpg").write_bytes(b"")
     result = run(*(str(clip) if word == "clip" else word for word in words))
     assert result.exit_code == code, result.output
+    assert "model: " not in result.stderr or code == 3  # what can be refused at once is
     assert sentence in result.stderr
 
 

@@ -128,6 +128,15 @@ def test_bad_pictures_are_refused(tmp_path: Path, picture: Image.Image) -> None:
             read_image(tmp_path / name)
 
 
+def test_a_huge_picture_is_refused(
+    tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture.save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # Pillow reads up to twice as many
+    with pytest.raises(InputError, match=r"a\.png has more than .* million pixels\. Give a smaller copy"):
+        read_image(tmp_path / "a.png")
+
+
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     image = np.full((20, 30, 3), 7, np.uint8)
     write_image(tmp_path / "a.png", image)
