@@ -122,6 +122,15 @@ def quality(
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Also write a contact sheet of both.", show_default=False)
     ] = None,
+    hop: Annotated[
+        int | None,
+        typer.Option(
+            "--hop",
+            min=2,
+            show_default=False,
+            help="Frames between windows (default: the record's); another shows the driver's own beat.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
     debug: Debug = False,
@@ -131,7 +140,7 @@ def quality(
     from dreamoving_cli.quality import measure
 
     with progress() as on_progress:
-        report = measure(output, pose, sheet=sheet, on_progress=on_progress)
+        report = measure(output, pose, hop=hop, sheet=sheet, on_progress=on_progress)
     show(facts(report), as_json)
 
 

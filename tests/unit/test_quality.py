@@ -93,6 +93,13 @@ def test_a_jump_every_hop_is_seen_wherever_it_is(hop: int, place: int) -> None:
     assert seam_by_chance(ours, own, hop) < seam(ours, own, hop)
 
 
+def test_a_driver_that_falters_looks_like_a_seam_at_its_own_beat_only() -> None:
+    own = np.ones(240)
+    own[::6] = 0.5
+    assert seam(np.ones(240), own, 12) > 1.6
+    assert seam(np.ones(240), own, 10) < 1.2
+
+
 def test_chance_alone_shows_seams_where_windows_are_few() -> None:
     """Restless frames without any seam: the measure and its chance level agree, and rise for few windows."""
     rng = np.random.default_rng(0)
