@@ -40,8 +40,6 @@ def reconstruction_loss(
     edges = across.mean() + down.mean()
     loss = (error.abs() * weights).mean() + 0.5 * (error.square() * weights).mean() + edges
     loss = loss + 1e-3 * raw.square().mean()
-    if settings.sharpness:
-        loss = loss + settings.sharpness * sharpness_loss(out, pictures)
     return loss, out
 
 
@@ -60,20 +58,6 @@ def drift(vae: VAE, start: VAE, pictures: Tensor) -> Tensor:
     with torch.no_grad():
         before = start.encode_raw(pictures)
     return (vae.encode_raw(pictures) - before).square().mean()
-
-
-def sharpness_loss(out: Tensor, pictures: Tensor) -> Tensor:
-    """How far the local contrast of `out` is from that of `pictures`, n c h w: blur costs, wherever it is."""
-    return (_contrast(out).log() - _contrast(pictures).log()).abs().mean()
-
-
-def _contrast(pictures: Tensor) -> Tensor:
-    """Mean size of the gradient in 4x4 windows, never zero.
-
-    Not its square: one bright dot a window would then buy the contrast that is missing everywhere else.
-    """
-    across, down = pictures.diff(dim=-1)[..., :-1, :], pictures.diff(dim=-2)[..., :-1]
-    return F.avg_pool2d(across.abs() + down.abs(), 4, stride=2).mean(1) + 0.02
 
 
 class Facts(nn.Module):

@@ -22,7 +22,6 @@ class Stage:
     images: bool = False
     motion: bool = False
     facts: bool = False  # read colors and classes off the image tokens as well
-    sharpness: float = 0.0  # weight of local contrast in the autoencoder's loss
     sharpen: float = 0.0  # share by which the autoencoder's targets are sharpened
     adversary: float = 0.0  # gradient of a judge of patches, as a share of the distances' own
     latent_noise: float = 0.1  # strongest noise on what the decoder sees, raw latents being about 0.7
@@ -53,7 +52,7 @@ STAGES = {
     "decoder": Stage(
         ("vae.vae.decoder.",), "crop", 4e-4, 16, 800, sharpen=0.2, adversary=0.8, latent_noise=0.3, side=96
     ),
-    "refit": Stage(("vae.",), "crop", 8e-4, 32, 800, sharpness=0.3, anchor=5.0),
+    "refit": Stage(("vae.",), "crop", 8e-4, 32, 800, sharpen=0.2, anchor=5.0),
     "picture": Stage(
         ("unet.unet.", "controlnet_pose.controlnet.", "controlnet_depth.controlnet.", "text_encoder.",
          *IMAGE_PROMPTS),
