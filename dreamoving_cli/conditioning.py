@@ -236,12 +236,15 @@ class Embeddings:
     allowance: int  # bytes a frame that may be kept
     place: Place | None = None  # None: where the network is
     kept_bytes: int = 0  # a frame; 0 = embeddings are made anew for every window
-    blocks: dict[int, Tensor] = field(default_factory=dict)
+    kept: Tensor = field(init=False)  # num_frames c h w, one piece, so that memory is not cut into holes
+    ready: set[int] = field(default_factory=set)  # the blocks of it that are made
 
     def __post_init__(self) -> None:
         with torch.inference_mode():
-            size_bytes = self._embed([0]).nbytes
-        self.kept_bytes = size_bytes if size_bytes <= self.allowance else 0
+            first = self._embed([0])
+            size_bytes = first.nbytes
+            self.kept_bytes = size_bytes if size_bytes <= self.allowance else 0
+            self.kept = first.new_empty(self.num_frames if self.kept_bytes else 0, *first.shape[1:])
 
     def rows(self, windows: Sequence[Window]) -> Tensor:
         """Embeddings of the windows' frames: (window frame) c h w."""
@@ -249,13 +252,11 @@ class Embeddings:
         return self._kept(frames) if self.kept_bytes else self._made(frames)
 
     def _kept(self, frames: Sequence[int]) -> Tensor:
-        return torch.stack([self._block(f // EMBED_BLOCK)[f % EMBED_BLOCK] for f in frames])
-
-    def _block(self, index: int) -> Tensor:
-        if index not in self.blocks:
-            start = index * EMBED_BLOCK
-            self.blocks[index] = self._embed(range(start, min(start + EMBED_BLOCK, self.num_frames)))
-        return self.blocks[index]
+        for index in {f // EMBED_BLOCK for f in frames} - self.ready:
+            block = range(index * EMBED_BLOCK, min((index + 1) * EMBED_BLOCK, self.num_frames))
+            self.kept[block.start : block.stop] = self._embed(block)
+            self.ready.add(index)
+        return self.kept[list(frames)]
 
     def _made(self, frames: Sequence[int]) -> Tensor:
         parts = [frames[k : k + EMBED_BLOCK] for k in range(0, len(frames), EMBED_BLOCK)]
