@@ -23,6 +23,7 @@ from dreamoving_cli.bench.ours import (
 )
 from dreamoving_cli.bench.sizes import CONTROL, CONTROL_SCALE, GUIDED, STRENGTHS, Task
 from dreamoving_cli.bench.weights import picture_features, random_pack
+from dreamoving_cli.models.convolution import plain_convolutions
 from dreamoving_cli.models.keys import adapter_attentions
 from dreamoving_cli.models.layers import cross_attentions
 from dreamoving_cli.models.load import Pack
@@ -69,7 +70,7 @@ def pipeline(pack: Pack, tuned: bool = False) -> Any:
         tokenizer=pack.tokenizer,
         unet=unet,
         motion_adapter=adapter,
-        controlnet=contiguous(pack.controlnets[CONTROL].controlnet),
+        controlnet=plain_convolutions(pack.controlnets[CONTROL].controlnet),
         scheduler=diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1, **BETAS),
     )
     states = [adapter_state(pack, kind) for kind in GUIDED]
@@ -101,7 +102,7 @@ def motion_unet(pack: Pack) -> tuple[Any, Any]:
         for table in network.buffers():
             table.data = table.data.to(weights["conv_in.weight"].dtype)
         network.eval().requires_grad_(False)
-    return contiguous(unet), adapter
+    return plain_convolutions(unet), adapter
 
 
 def motion_adapter(pack: Pack) -> Any:
@@ -113,11 +114,6 @@ def motion_adapter(pack: Pack) -> Any:
         motion_num_attention_heads=motion.heads,
         motion_max_seq_length=motion.max_length,
     )
-
-
-def contiguous(network: Any) -> Any:
-    """Weights in diffusers' usual memory order; ours have channels last."""
-    return network.to(memory_format=torch.contiguous_format)
 
 
 def adapter_state(pack: Pack, kind: str) -> dict[str, dict[str, Tensor]]:

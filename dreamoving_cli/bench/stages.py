@@ -20,8 +20,9 @@ from dreamoving_cli.bench.sizes import CONTROL, GUIDED, Task
 from dreamoving_cli.bench.weights import fill, random_pack
 from dreamoving_cli.device import DTYPES
 from dreamoving_cli.media.writer import write_video
+from dreamoving_cli.models.convolution import quick_convolutions
 from dreamoving_cli.models.encoders import build_image_encoder, build_text_encoder
-from dreamoving_cli.models.load import Pack, channels_last
+from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.vae import VAE
 
 REPEATS = 3
@@ -76,7 +77,7 @@ def whole_pack(task: Task) -> Pack:
         vae, seen = VAE(config.vae), build_image_encoder({**image, "patch_size": 14, "projection_dim": 1024})
         text = build_text_encoder({**config.text, **TEXT}) if task.width == "full" else pack.text_encoder
     fill(seen, dtype)
-    channels_last(fill(vae, dtype))
+    quick_convolutions(fill(vae, dtype))
     pack = replace(pack, vae=vae, image_encoder=seen)
     return replace(pack, text_encoder=fill(text, dtype)) if task.width == "full" else pack
 

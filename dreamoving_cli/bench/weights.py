@@ -12,8 +12,9 @@ from dreamoving_cli.bench.sizes import CONTROL, PICTURE_TOKENS, Task, bench_conf
 from dreamoving_cli.device import DTYPES
 from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
+from dreamoving_cli.models.convolution import quick_convolutions
 from dreamoving_cli.models.encoders import build_text_encoder, learn_tokenizer
-from dreamoving_cli.models.load import Pack, channels_last
+from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.unet import VideoUNet
 
 BLOCK = 2**20 + 7  # random numbers that weights repeat; a prime, so that no two rows are alike
@@ -51,7 +52,7 @@ def random_pack(task: Task) -> Pack:
         guider = ContentGuider(config)
     text = build_text_encoder(config.text)
     text.load_state_dict(random_state(text.state_dict(), torch.float32))
-    networks: list[nn.Module] = [channels_last(fill(net, dtype)) for net in (unet, control)]
+    networks: list[nn.Module] = [quick_convolutions(fill(net, dtype)) for net in (unet, control)]
     return Pack(
         config=config,
         unet=networks[0],  # type: ignore[arg-type]

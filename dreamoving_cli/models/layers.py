@@ -75,9 +75,11 @@ def attend(q: Tensor, prompts: Sequence[Prompt]) -> Tensor:
     for k, v, strength in prompts:
         if isinstance(strength, (int, float)) and strength == 0:
             continue
+        if isinstance(strength, (int, float)) and strength != 1:
+            v, strength = v * strength, 1.0  # far fewer numbers than the result has
         k, v = (x.expand(q.shape[0], -1, -1, -1) for x in (k, v))
         part = F.scaled_dot_product_attention(q, k, v)
-        part = part if isinstance(strength, (int, float)) and strength == 1 else part * strength
+        part = part if isinstance(strength, (int, float)) else part * strength
         total = part if total is None else total + part
     return torch.zeros_like(q) if total is None else total
 
@@ -161,7 +163,8 @@ def resnet(block: Any, x: Tensor, step: Pass) -> Tensor:
     time = block.time_emb_proj(block.nonlinearity(step.time)).repeat_interleave(step.num_frames, dim=0)
     x = x + rearrange(with_rows(time, len(x)), "b c -> b c 1 1")
     x = block.nonlinearity(group_norm(block.norm2, x, step.num_frames, step.resnet_norm))
-    return (residual + block.conv2(block.dropout(x))) / block.output_scale_factor
+    x = residual + block.conv2(block.dropout(x))
+    return x if block.output_scale_factor == 1 else x / block.output_scale_factor
 
 
 def upsample(block: Any, x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -32,6 +32,7 @@ from dreamoving_cli.models.checkpoints.files import Recipe
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
+from dreamoving_cli.models.convolution import quick_convolutions
 from dreamoving_cli.models.encoders import (
     build_image_encoder,
     build_text_encoder,
@@ -187,7 +188,7 @@ def fill(
         for part in network.modules():
             if not (as_stored and isinstance(part, nn.Linear | nn.Conv2d)):
                 _convert(part, torch.device(device), dtype)
-        channels_last(network.eval().requires_grad_(False))
+        quick_convolutions(network.eval().requires_grad_(False))
         for change in pack.weights.changes:
             change(name, network)
     except BaseException:  # memory is full: half a network must not look like one
@@ -224,14 +225,6 @@ def save_pack(pack: Pack, folder: Path, dtype: torch.dtype = torch.float16) -> N
         part.write_text(pack.config.to_json() + "\n", encoding="utf-8")
 
 
-def channels_last(model: nn.Module) -> nn.Module:
-    """Convolution weights in the memory order their inputs have."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-    return model
-
-
 def build_networks(config: PackConfig, controls: Collection[str], tokenizer: Any) -> Pack:
     """The networks of this config, with as many ControlNets as `controls` names."""
     tokenizer = learn_tokenizer() if tokenizer is None else tokenizer
@@ -243,19 +236,16 @@ def build_networks(config: PackConfig, controls: Collection[str], tokenizer: Any
     control_motion = config.motion if config.controlnet_motion else None
     return Pack(
         config=config,
-        unet=_fast(VideoUNet(config.unet, config.motion, config.resnet_norm)),
+        unet=quick_convolutions(VideoUNet(config.unet, config.motion, config.resnet_norm)),
         controlnets={
-            kind: _fast(VideoControlNet(config.controlnet(kind), control_motion, config.resnet_norm))
+            kind: quick_convolutions(
+                VideoControlNet(config.controlnet(kind), control_motion, config.resnet_norm)
+            )
             for kind in controls
         },
         guider=ContentGuider(config),
-        vae=_fast(VAE(config.vae)),
+        vae=quick_convolutions(VAE(config.vae)),
         text_encoder=build_text_encoder(config.text),
         tokenizer=tokenizer,
         image_encoder=None if config.image is None else build_image_encoder(config.image),
     )
-
-
-def _fast(model: Any) -> Any:
-    channels_last(model)
-    return model

@@ -89,7 +89,8 @@ class MotionBlock(nn.Module):
         """x: (b f) c h w; every cell attends along f."""
         residual, height = x, x.shape[-2]
         x = group_norm(self.norm, x, num_frames, self.span)
-        x = self.proj_in(rearrange(x, "(b f) c h w -> (b h w) f c", f=num_frames))
+        x = self.proj_in(rearrange(x, "(b f) c h w -> b f (h w) c", f=num_frames))
+        x = rearrange(x, "b f n c -> (b n) f c").contiguous()  # one copy: products of strided rows are slow
         for block in self.transformer_blocks:
             x = block(x)
         x = rearrange(self.proj_out(x), "(b h w) f c -> (b f) c h w", h=height, w=residual.shape[-1])

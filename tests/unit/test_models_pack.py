@@ -93,7 +93,7 @@ def test_a_network_that_does_not_fit_stays_empty(
     assert all(map(is_empty, opened.networks().values()))
     with monkeypatch.context() as patched:
         patched.setattr(
-            "dreamoving_cli.models.load.channels_last", lambda _: (_ for _ in ()).throw(MemoryError)
+            "dreamoving_cli.models.load.quick_convolutions", lambda _: (_ for _ in ()).throw(MemoryError)
         )
         with pytest.raises(MemoryError):
             fill(opened, "unet")
