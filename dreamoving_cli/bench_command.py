@@ -39,6 +39,7 @@ def option(name: str, text: str, metavar: str) -> Any:
 
 Width = Annotated[str | None, option("--width", "full (Stable Diffusion 1.5), half or tiny.", "WIDTH")]
 Frames = Annotated[int | None, option("--frames", "Frames of one window.", "N")]
+Long = Annotated[int | None, option("--long", "Frames of the clip of several windows.", "N")]
 Size = Annotated[str | None, option("--size", "WIDTHxHEIGHT in pixels.", "SIZE")]
 Steps = Annotated[int | None, option("--steps", "Denoising steps of one run.", "N")]
 Guidance = Annotated[float, option("--guidance-scale", "1 is off, and the default.", "X")]
@@ -53,6 +54,7 @@ Quick = Annotated[bool, switch("--quick", "Tiny networks and pictures: does it r
 def bench(
     width: Width = None,
     frames: Frames = None,
+    long: Long = None,
     size: Size = None,
     steps: Steps = None,
     guidance_scale: Guidance = 1.0,
@@ -72,7 +74,7 @@ def bench(
 
     chosen = checked(only, rounds)
     about = once("machine", device=device, dtype=dtype)
-    asked = {"width": width, "frames": frames, "size": size, "steps": steps}
+    asked = {"width": width, "frames": frames, "size": size, "steps": steps, "long": long}
     kind = "quick" if quick else about["kind"]
     values = DEFAULTS[kind] | {key: value for key, value in asked.items() if value is not None}
     bench = plan(values, guidance_scale, rounds, about)
@@ -104,7 +106,7 @@ def plan(values: dict[str, Any], guidance_scale: float, rounds: int, about: dict
     width, height = map(int, picture_size(values["size"]).split("x"))
     if width % 64 or height % 64:
         raise UsageError(f"size is '{values['size']}'", "Give multiples of 64.")
-    for name in ("frames", "steps"):
+    for name in ("frames", "steps", "long"):
         if values[name] < 1:
             raise UsageError(f"{name} is {values[name]}", "Choose 1 or more.")
     task = Task(
@@ -118,7 +120,7 @@ def plan(values: dict[str, Any], guidance_scale: float, rounds: int, about: dict
     )
     long = Task(**{**vars(task), "frames": values["long"], "window": 16, "overlap": 4})
     narrow = {} if about["kind"] == "cuda" else {"width": "tiny", "size": (64, 64)}
-    growing = Task(**{**vars(long), **narrow})
+    growing = Task(**{**vars(long), **narrow, "steps": 1})
     ceilings = about["matmul_flops"], about["threads"]
     return Bench(
         task, long, growing, tuple(values["lengths"]), rounds, about["free_bytes"], *ceilings,

@@ -102,11 +102,9 @@ def ended(code: int) -> Exception:
 
 @contextmanager
 def contender(runs: Runs) -> Iterator[Worker]:
-    """A contender, built and warm."""
-    job = runs.job
-    worker = Worker("contend", json.dumps(asdict(job)))
+    """A contender's process, which builds it from now on."""
+    worker = Worker("contend", json.dumps(asdict(runs.job)))
     try:
-        runs.first_s = worker.answer()["seconds"]
         yield worker
     finally:
         worker.close()
@@ -121,10 +119,13 @@ def compare(jobs: Sequence[Job], rounds: int, together: bool) -> list[Runs]:
     if not together:
         for runs in found * rounds:
             with contender(runs) as worker:
+                runs.first_s = worker.ask()["seconds"]
                 runs.add(worker.ask())
         return found
     with ExitStack() as stack:
-        workers = [stack.enter_context(contender(runs)) for runs in found]
+        workers = [stack.enter_context(contender(runs)) for runs in found]  # all are built at once
+        for runs, worker in zip(found, workers, strict=True):
+            runs.first_s = worker.ask()["seconds"]
         for _ in range(rounds):
             for runs, worker in zip(found, workers, strict=True):
                 runs.add(worker.ask())

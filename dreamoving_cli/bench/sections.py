@@ -84,7 +84,7 @@ def long_video(bench: Bench) -> list[Row]:
 def length(bench: Bench) -> list[Row]:
     """Ours on clips of growing length: seconds for each frame of each window, and memory."""
     jobs = [Job("dreamoving", replace(bench.growing, frames=frames)) for frames in bench.lengths]
-    found = [compare([job], 1, together=True)[0] for job in jobs]
+    found = compare(jobs, 1, fits(jobs, bench.free_bytes))
     return [
         {
             "frames": runs.job.task.frames,

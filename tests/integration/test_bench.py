@@ -120,16 +120,16 @@ def test_dwpose_is_measured_where_it_is_here(tmp_path: Path) -> None:
     assert {"loading", "detector", "landmarks", "drawing", "writing"} <= set(parts)
 
 
-def test_a_process_answers_once_when_warm_and_once_for_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_runs_and_answers_once_for_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Task] = []
     monkeypatch.setitem(worker.ENGINES, "dreamoving", lambda task: lambda: calls.append(task))
     monkeypatch.setattr("sys.stdin", io.StringIO("run\nrun\n"))
     answers = io.StringIO()
     job = json.loads(json.dumps(asdict(Job("dreamoving", TASK))))
     worker.contend(job, answers)
-    assert calls == [TASK] * 3
+    assert calls == [TASK] * 2
     told = [json.loads(line) for line in answers.getvalue().splitlines()]
-    assert [set(line) for line in told] == [{"seconds", "cpu_seconds", "peak_bytes"}] * 3
+    assert [set(line) for line in told] == [{"seconds", "cpu_seconds", "peak_bytes"}] * 2
 
 
 def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +162,7 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("dreamoving_cli.bench.contenders.once", once)
     monkeypatch.setattr(sections, "started", lambda words: {"seconds": 0.2, "cpu_seconds": 0.1})
     words = ["bench", "--width", "tiny", "--frames", "6", "--size", "128x64", "--steps", "2", "--rounds", "2"]
+    words += ["--long", "20"]
     result = CliRunner().invoke(app, [*words, "--json"])
     found = json.loads(result.stdout)
     assert set(found) == {"machine", "settings", *sections.SECTIONS}
@@ -169,6 +170,7 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert found["window"][0]["seconds_per_frame_step"] == 2.0 / 12
     assert found["window"][0]["mfu"] == pytest.approx(3e9 / (1.0 / 12) / 1e9)
     assert asked[0].task.size == (64, 128)
+    assert {job.task.frames for job in asked} == {6, 20, 16, 64, 256, 1024}
     assert {job.stride for job in asked} >= {None, 4, 12}
     text = CliRunner().invoke(app, words).stdout
     for title in (
@@ -184,6 +186,7 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
         (["--width", "wide"], "width is 'wide'. Choose full, half, tiny."),
         (["--size", "100x64"], "size is '100x64'. Give multiples of 64."),
         (["--frames", "0"], "frames is 0"),
+        (["--long", "0"], "long is 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(
