@@ -18,6 +18,7 @@ from dreamoving_cli.bench.sizes import WIDTHS, Task
 GIB = 2**30
 PARAMETERS = 1.8e9  # of what denoises at full width
 ROOM = 1.6  # of the weights' bytes, for activations
+LIBRARIES = 2**30  # bytes of a process before it builds anything
 STEP_SHARES = ("unet", "motion", "control")
 ONCE_A_FRAME = ("hint", "decode", "encode and write")
 ONCE = ("text", "pictures")
@@ -181,7 +182,7 @@ def fits(jobs: Sequence[Job], free_bytes: int) -> bool:
     """Whether all contenders can be in the CPU's memory at once; on CUDA they are in the card's."""
     itemsize = 4 if jobs[0].task.dtype == "fp32" else 2
     share = (WIDTHS[jobs[0].task.width][0] / WIDTHS["full"][0]) ** 2
-    return len(jobs) * PARAMETERS * share * itemsize * ROOM < free_bytes
+    return len(jobs) * (LIBRARIES + PARAMETERS * share * itemsize * ROOM) < free_bytes
 
 
 SECTIONS: dict[str, Section] = {

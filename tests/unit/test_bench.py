@@ -42,7 +42,9 @@ def test_contenders_stay_in_memory_together_only_where_they_fit() -> None:
     jobs = [Job(engine, replace(TINY, width="full")) for engine in ("dreamoving", "diffusers")]
     assert not sections.fits(jobs, 16 * 2**30)
     assert sections.fits(jobs, 64 * 2**30)
-    assert sections.fits([Job("dreamoving", TINY)] * 3, 2**30)
+    assert sections.fits([Job("dreamoving", TINY)] * 3, 4 * 2**30)
+    assert not sections.fits([Job("dreamoving", TINY)] * 3, 2**30)  # libraries alone take more
+    assert not sections.fits([Job("dreamoving", replace(TINY, width="half"))] * 5, 16 * 2**30)
 
 
 def test_shares_of_a_render_weigh_steps_and_frames(monkeypatch: pytest.MonkeyPatch) -> None:
