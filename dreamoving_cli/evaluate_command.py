@@ -24,10 +24,20 @@ MODEL = typer.Option(
 CLIPS = typer.Option("--clips", min=1, help="How many.", rich_help_panel=RUN)
 FRAMES = typer.Option("--frames", min=2, help="Of each clip.", rich_help_panel=RUN)
 STEPS = typer.Option("--steps", min=1, help="Denoising steps.", rich_help_panel=RUN)
-VARIANT = typer.Option(
-    "--without", help="face, cloth, control, control-motion, motion: repeatable.", show_default=False
+WINDOW = typer.Option(
+    "--context-frames",
+    min=2,
+    help="Of a window; fewer than --frames: seams are measured.",
+    show_default="pack's",
+    rich_help_panel=RUN,
 )
-
+OVERLAP = typer.Option("--context-overlap", min=0, help="Frames that windows share.", rich_help_panel=RUN)
+VARIANT = typer.Option(
+    "--without", help="face, cloth, control, control-motion, motion, anchors: repeatable.", show_default=False
+)
+AGAINST = typer.Option(
+    "--against", metavar="DIR", help="Another pack, as of an earlier stage; repeatable.", show_default=False
+)
 DRIVER = typer.Option("--driver", help="Footage to follow too; repeatable.", show_default=False)
 
 evaluate_app = typer.Typer()
@@ -39,11 +49,14 @@ def evaluate(
     out: Annotated[Path, OUT],
     model: Annotated[Path | None, MODEL] = None,
     without: Annotated[list[str] | None, VARIANT] = None,
+    against: Annotated[list[Path] | None, AGAINST] = None,
     driver: Annotated[list[Path] | None, DRIVER] = None,
     ablate: Annotated[bool, switch("--ablate", "Leave out each part in turn.")] = False,
     clips: Annotated[int, CLIPS] = 8,
     frames: Annotated[int, FRAMES] = 16,
     steps: Annotated[int, STEPS] = 15,
+    context_frames: Annotated[int | None, WINDOW] = None,
+    context_overlap: Annotated[int, OVERLAP] = 4,
     as_json: AsJson = False,
     verbose: Verbose = 0,
     debug: Debug = False,
@@ -56,7 +69,8 @@ def evaluate(
     left_out = tuple(VARIANTS)[1:] if ablate else tuple(f"no-{part}" for part in without or ())
     options = EvaluateOptions(
         model or MINI, data, out, clips, frames, steps, variants=("full", *left_out),
-        drivers=tuple(driver or ()),
+        drivers=tuple(driver or ()), against=tuple(against or ()), context_frames=context_frames,
+        context_overlap=context_overlap,
     )  # fmt: skip
     with progress() as on_progress:
         means = run(options, on_progress)

@@ -39,11 +39,15 @@ def synth(
     motion: Annotated[
         Path | None, typer.Option(metavar="DIR", help="BVH files; half of the clips dance to them.")
     ] = None,
+    scale: Annotated[float, typer.Option(min=0.25, max=4.0, help="Of the pictures' sides.")] = 1.0,
+    framing: Annotated[
+        str | None, typer.Option(help="All as: full body, half body, portrait; default: mixed.")
+    ] = None,
 ) -> None:
     """Render clips of dancing people; those already there are kept."""
     from dreamoving_cli.train.synth import synthesize
 
-    synthesize(out, clips, first, workers, motion)
+    synthesize(out, range(first, first + clips), workers, motion, scale, framing)
 
 
 @app.command()

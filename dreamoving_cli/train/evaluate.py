@@ -1,6 +1,6 @@
-"""What a model makes of held-out synthetic clips, whose truth is known; and with parts of it left out.
+"""What models make of held-out synthetic clips, whose truth is known; and with parts of them left out.
 
-    means = evaluate(EvaluateOptions(model, data, out))     # measures by variant; a sheet, evaluation.json
+    means = evaluate(EvaluateOptions(model, data, out))     # measures by column; a sheet, evaluation.json
 
 Real drivers have no truth: what can be measured of their renders is what `dreamoving quality` measures.
 """
@@ -19,11 +19,14 @@ from torch import nn
 
 from dreamoving_cli.conditioning import Denoiser, ImagePrompts, encode_prompts
 from dreamoving_cli.controls import Control
+from dreamoving_cli.errors import UsageError
 from dreamoving_cli.frozen import unknown
 from dreamoving_cli.media.images import contact_sheet, resize, spread, write_image
 from dreamoving_cli.models.load import Pack, load_pack
 from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.quality import seam, seam_by_chance
 from dreamoving_cli.sampling import FrameNoise, Solver, denoise, make_scheduler
+from dreamoving_cli.train.agreement import Truth, agreement, read_truth
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.garments import COLORS
 from dreamoving_cli.train.measures import color_name, mean_lab, measure_clip, torsos
@@ -32,8 +35,10 @@ from dreamoving_cli.whole import whole_file
 from dreamoving_cli.windows import Windows
 
 SHEET_FRAMES, CELL = 3, 144  # frames of a clip in the sheet; pixels of a cell's height
+SHEET_CLIPS = 4  # beside each other in the sheet
 
 OnProgress = Callable[[str, int, int], None]
+Values = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,20 @@ class EvaluateOptions:
     seed: int = 0
     variants: tuple[str, ...] = ("full",)
     drivers: tuple[Path, ...] = ()  # footage, rendered without pictures or words
+    against: tuple[Path, ...] = ()  # further packs, whole
+    context_frames: int | None = None  # of a window; None = the pack's
+    context_overlap: int = 4
+
+    @property
+    def columns(self) -> "dict[str, tuple[Path, Variant]]":
+        """Name -> which pack, and what of it."""
+        columns = {name: (self.model, VARIANTS[name]) for name in self.variants}
+        for path in self.against:
+            name = path.parent.name if path.name == "pack" else path.name
+            if name in ("truth", *columns):
+                raise UsageError(f"two of what is compared are called '{name}'", "Rename the pack's folder.")
+            columns[name] = (path, VARIANTS["full"])
+        return columns
 
 
 @dataclass(frozen=True)
@@ -77,27 +96,28 @@ VARIANTS = {
 
 def evaluate(
     options: EvaluateOptions, on_progress: OnProgress = lambda stage, done, total: None
-) -> dict[str, dict[str, float]]:
-    """Variant or driver -> its measures, means over the clips; also OUT/evaluation.json and a sheet."""
+) -> dict[str, Values]:
+    """Column or driver -> its measures, means over the clips; also OUT/evaluation.json and a sheet."""
     for name in options.variants:
         if name not in VARIANTS:
             raise unknown("variant", name, VARIANTS)
-    store, pack = require_clips(options.data, held_out=True), load_pack(options.model)
+    columns, store = options.columns, require_clips(options.data, held_out=True)
+    packs = {path: load_pack(path) for path, _ in columns.values()}
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = chosen(store, options)
-    rows: list[list[np.ndarray]] = [[] for _ in range(2 + len(options.variants))]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ("truth", *options.variants)}
-    total = len(seeds) * len(options.variants)
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in ("truth", "pose", *columns)}
+    found: dict[str, list[Values]] = {name: [] for name in ("truth", *columns)}
     for i, seed in enumerate(seeds):
-        truth = np.array(store.array(seed, "frames")[: options.frames])
-        found["truth"].append(judged(store, seed, truth))
-        show(rows[0], truth)
-        show(rows[1], np.array(store.array(seed, "pose")[: options.frames]))
-        for j, name in enumerate(options.variants):
-            made = render_clip(pack, store, seed, VARIANTS[name], options)
-            found[name].append(judged(store, seed, made))
-            show(rows[2 + j], made)
-            on_progress("clips", i * len(options.variants) + j + 1, total)
+        truth = read_truth(store, seed, options.frames)
+        found["truth"].append(judged(truth.frames, truth))
+        rows["truth"] += pictures_of(truth.frames)
+        rows["pose"] += pictures_of(np.array(store.array(seed, "pose")[: options.frames]))
+        for j, (name, (path, variant)) in enumerate(columns.items()):
+            made = render_clip(packs[path], store, seed, variant, options)
+            hop = (options.context_frames or packs[path].config.context_frames) - options.context_overlap
+            found[name].append(judged(made, truth) | seams(made, truth.frames, hop))
+            rows[name] += pictures_of(made)
+            on_progress("clips", i * len(columns) + j + 1, len(seeds) * len(columns))
     return written(options, found, rows, seeds)
 
 
@@ -152,7 +172,8 @@ def render_clip(
         solver = Solver(scheduler, noise, frames)
         model = Denoiser(pack, prompts, controls, solver.timesteps, frames)
         anchors = pack.config.anchor_frames * variant.anchors
-        windows = Windows(frames, pack.config.context_frames, 0, anchor_frames=anchors)
+        window = options.context_frames or pack.config.context_frames
+        windows = Windows(frames, window, options.context_overlap, anchor_frames=anchors)
         latents = denoise(model.predict_noise, solver, windows, look=model.look)
     with torch.inference_mode():
         video = rearrange(pack.vae.decode(latents, batch=8).clamp(-1, 1), "1 c f h w -> f h w c")
@@ -190,17 +211,22 @@ def without_motion(pack: Pack, networks: tuple[str, ...]) -> Iterator[None]:
                 p.copy_(value)
 
 
-def judged(store: ClipStore, seed: int, made: np.ndarray) -> dict[str, float]:
+def judged(made: np.ndarray, truth: Truth) -> Values:
     """All measures of one clip, and whether its garment has the right color's name."""
-    span, facts = slice(0, len(made)), store.facts(seed)
-    truth, alpha = (np.array(store.array(seed, name)[span]) for name in ("frames", "alpha"))
-    points, scores = facts["points"][span], facts["scores"][span]
-    values = measure_clip(made, truth, alpha, points, scores)
-    masks = torsos(points, scores, alpha)
+    values = measure_clip(made, truth) | agreement(made, truth)
+    masks = torsos(truth.points, truth.scores, truth.alpha)
     if masks.any():
-        named = [color_name(lab_of(clip, masks), COLORS) for clip in (truth, made)]
+        named = [color_name(lab_of(clip, masks), COLORS) for clip in (truth.frames, made)]
         values["garment_name"] = float(named[0] == named[1])
     return values
+
+
+def seams(made: np.ndarray, truth: np.ndarray, hop: int) -> Values:
+    """The seam ratio, and what it would be by chance, of a clip of several windows that begin `hop` apart."""
+    if hop >= len(made) - 1:
+        return {}
+    ours, theirs = (np.abs(np.diff(c.astype(np.int16), axis=0)).mean((1, 2, 3)) for c in (made, truth))
+    return {"seam": seam(ours, theirs, hop), "seam_by_chance": seam_by_chance(ours, theirs, hop)}
 
 
 def lab_of(clip: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -209,40 +235,54 @@ def lab_of(clip: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean(found, axis=0))
 
 
-def show(row: list[np.ndarray], frames: np.ndarray) -> None:
-    """Add a few frames of a clip to a row of the sheet."""
+def pictures_of(frames: np.ndarray) -> list[np.ndarray]:
+    """A few frames of a clip, cut to the sheet's squares."""
+    squares = []
     for k in spread(len(frames), SHEET_FRAMES):
         height, width = frames.shape[1:3]
         small = resize(frames[k], CELL, round(width * CELL / height))
         square = np.full((CELL, CELL, 3), 255, np.uint8)
         span = min(small.shape[1], CELL)
         square[:, (CELL - span) // 2 : (CELL - span) // 2 + span] = small[:, :span]
-        row.append(square)
+        squares.append(square)
+    return squares
+
+
+def sheet_of(rows: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
+    """All rows below each other, a few clips at a time; uint8 h w c."""
+    width = SHEET_CLIPS * SHEET_FRAMES
+    blank = np.full((CELL, CELL, 3), 255, np.uint8)
+    cells: list[np.ndarray] = []
+    labels: list[str] = []
+    for start in range(0, max(map(len, rows.values())), width):
+        for name, row in rows.items():
+            part = list(row[start : start + width])
+            cells += part + [blank] * (width - len(part))
+            labels += [name] + [""] * (width - 1)
+    return contact_sheet(cells, width, labels)
 
 
 def written(
     options: EvaluateOptions,
-    found: Mapping[str, Sequence[Mapping[str, float]]],
-    rows: Sequence[Sequence[np.ndarray]],
+    found: Mapping[str, Sequence[Values]],
+    rows: Mapping[str, Sequence[np.ndarray]],
     seeds: Sequence[int],
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Values]:
     """The means, kept as JSON beside the sheet."""
     names = sorted({name for values in found.values() for clip in values for name in clip})
     means = {
-        variant: {
+        column: {
             name: round(float(np.mean([clip[name] for clip in clips if name in clip])), 4)
             for name in names
             if any(name in clip for clip in clips)
         }
-        for variant, clips in found.items()
+        for column, clips in found.items()
     }
-    labels = ["truth", "pose", *options.variants]
-    cells = [cell for row in rows for cell in row]
-    told = [label if k == 0 else "" for label, row in zip(labels, rows, strict=True) for k in range(len(row))]
-    write_image(options.out / "evaluation.png", contact_sheet(cells, len(rows[0]), told), overwrite=True)
+    write_image(options.out / "evaluation.png", sheet_of(rows), overwrite=True)
     values: dict[str, Any] = {
         "clips": list(seeds), "frames": options.frames, "steps": options.steps, "means": means, "each": found,
         "leaves_out": {name: VARIANTS[name].leaves_out for name in options.variants},
+        "packs": {name: str(path) for name, (path, _) in options.columns.items()},
         "drivers": follow_drivers(options),
     }  # fmt: skip
     with whole_file(options.out / "evaluation.json") as part:

@@ -1,61 +1,44 @@
-"""How near a rendered clip is to the truth it was rendered from, in numbers. numpy in, numbers out.
+"""How near a rendered clip's pixels are to the truth it was rendered from, in numbers. numpy in, numbers out.
 
 made, truth: uint8 f h w c of one size; alpha: uint8 f h w, the true person; points: f 134 2, scores: f 134.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import cv2
 import numpy as np
 
 from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.extract.draw import VISIBLE
-from dreamoving_cli.extract.pose import find_people
-from dreamoving_cli.media.images import resize
-from dreamoving_cli.quality import TORSO, Watched, body_masks, pck
+from dreamoving_cli.quality import TORSO, body_masks
+from dreamoving_cli.train.agreement import SEEN, Truth
 from dreamoving_cli.train.report import psnr
 
-SEEN = 128  # alpha from which a pixel belongs to the person
 AROUND = 9  # pixels about the person that are not counted as background
 OCCLUDED = 20.0  # of 255: where the truth, moved by its own flow, differs more, the flow is not to be trusted
-LOOKED_AT = 512  # pixels of the longer side in which poses are looked for
 FACE_FILL = 0.5  # of the face's box, in which skin shows
+CROWN, BESIDE = 0.9, 0.3  # of the face's box, brows to chin: how far above and beside it hair is looked for
+FEW = 12  # pixels; a smaller region has no color
+SHARES = np.linspace(0.03, 0.97, 16)  # of a region's pixels, sorted: where its spread of colors is compared
 
 
-def measure_clip(
-    made: np.ndarray, truth: np.ndarray, alpha: np.ndarray, points: np.ndarray, scores: np.ndarray
-) -> dict[str, float]:
+def measure_clip(made: np.ndarray, true: Truth) -> dict[str, float]:
     """All measures of one clip; what cannot be measured in it is left out."""
-    true_pose, found = watched(points, scores, truth.shape[1:3]), detected(made)
+    truth, alpha = true.frames, true.alpha
+    torso = torsos(true.points, true.scores, alpha)
     values = {
         "psnr": psnr(truth, made),
         "ssim": ssim(truth, made),
         "background_de": region_error(made, truth, background(alpha)),
+        "garment_de": region_error(made, truth, torso),
+        "skin_de": region_error(made, truth, faces(true.points, true.scores, alpha)),
+        "hair_de": region_error(made, truth, hair(true)),
         "flicker": flicker(made, alpha),
-        "warping_error": warping_error(made, truth),
+        "warping_error": warping_error(made, truth, true.flow),
     }
-    if (true_pose.scores > VISIBLE).any():
-        values |= {f"pck_{near}": pck(found, true_pose, near) for near in (0.1, 0.2)}
-    for name, masks in (("garment", torsos(points, scores, alpha)), ("skin", faces(points, scores, alpha))):
-        error = region_error(made, truth, masks)
-        if np.isfinite(error):
-            values[f"{name}_de"] = error
+    if true.pattern != "plain":
+        values["pattern_kept"] = pattern_kept(made, truth, torso)
     return {name: value for name, value in values.items() if np.isfinite(value)}
-
-
-def watched(points: np.ndarray, scores: np.ndarray, size: tuple[int, ...]) -> Watched:
-    """True points as `quality` takes them; what lies outside the picture is not visible."""
-    outside = ((points < 0) | (points >= np.array(size[::-1]))).any(-1)
-    return Watched(points, np.where(outside, 0, scores), np.zeros(max(len(points) - 1, 0)))
-
-
-def detected(frames: np.ndarray) -> Watched:
-    """What the light detector sees in frames, which are enlarged for it."""
-    factor = LOOKED_AT / max(frames.shape[1:3])
-    height, width = (round(side * factor) for side in frames.shape[1:3])
-    points, scores = find_people((resize(frame, height, width) for frame in frames), False, lambda done: None)
-    return Watched(points[:, 0] / factor, scores[:, 0], np.zeros(max(len(frames) - 1, 0)))
 
 
 def ssim(truth: np.ndarray, made: np.ndarray) -> float:
@@ -100,6 +83,43 @@ def faces(points: np.ndarray, scores: np.ndarray, alpha: np.ndarray) -> np.ndarr
     return masks & (alpha > SEEN)
 
 
+def hair(true: Truth) -> np.ndarray:
+    """Above the brows, where the truth's color is nearer to hair's than to skin's, bool f h w."""
+    masks = np.zeros(true.alpha.shape, bool)
+    if true.hair is None:
+        return masks
+    wanted = lab(true.hair[None, None])[0, 0]
+    for k, skin in enumerate(faces(true.points, true.scores, true.alpha)):
+        if skin.sum() < FEW:
+            continue
+        at = true.points[k, kp.FACE]
+        (left, top), (wide, tall) = at.min(0), np.ptp(at, axis=0)
+        low = np.maximum([left - BESIDE * wide, top - CROWN * tall], 0).astype(int)
+        high = np.maximum([left + (1 + BESIDE) * wide, top], 0).astype(int)
+        place = (k, slice(low[1], high[1]), slice(low[0], high[0]))
+        pixels, bare = lab(true.frames[place] / 255), mean_lab(true.frames[k], skin)
+        apart = [np.linalg.norm(pixels - color, axis=-1) for color in (wanted, bare)]
+        masks[place] = (apart[0] < apart[1]) & (true.alpha[place] > SEEN)
+    masks[masks.sum((1, 2)) < FEW] = False
+    return masks
+
+
+def pattern_kept(made: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> float:
+    """How much of the spread of colors inside masks f h w is kept: 1 all, 0 as if plain, below 0 worse."""
+    off = flat = 0.0
+    for m, t, mask in zip(made, truth, masks, strict=True):
+        if mask.sum() >= FEW:
+            ours, theirs = spread_of_colors(m, mask), spread_of_colors(t, mask)
+            off, flat = off + np.abs(ours - theirs).mean(), flat + np.abs(theirs).mean()
+    return float(1 - off / flat) if flat else float("nan")
+
+
+def spread_of_colors(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Quantiles of L, a and b inside a mask h w about their means, q 3."""
+    pixels = lab(frame / 255)[mask]
+    return np.asarray(np.quantile(pixels - pixels.mean(0), SHARES, axis=0))
+
+
 def region_error(made: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> float:
     """Median over frames of the distance of mean Lab colors inside masks f h w; NaN: no frame has one."""
     apart = [
@@ -110,16 +130,21 @@ def region_error(made: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> floa
     return float(np.median(apart)) if apart else float("nan")
 
 
+def lab(picture: np.ndarray) -> np.ndarray:
+    """Lab of sRGB 0..1 h w c."""
+    return np.asarray(cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2Lab))
+
+
 def mean_lab(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Mean Lab color of uint8 h w c inside a mask h w."""
-    return np.asarray(cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[mask].mean(0))
+    return np.asarray(lab(frame / 255)[mask].mean(0))
 
 
-def color_name(lab: np.ndarray, table: Mapping[str, tuple[int, int, int]]) -> str:
-    """The name whose color, in RGB of 255, is nearest."""
+def color_name(color: np.ndarray, table: Mapping[str, tuple[int, int, int]]) -> str:
+    """The name whose color, in RGB of 255, is nearest to a Lab color."""
     names = list(table)
-    colors = np.array([table[name] for name in names], np.float32)[None] / 255
-    return names[int(np.linalg.norm(cv2.cvtColor(colors, cv2.COLOR_RGB2Lab)[0] - lab, axis=-1).argmin())]
+    colors = lab(np.array([table[name] for name in names])[None] / 255)[0]
+    return names[int(np.linalg.norm(colors - color, axis=-1).argmin())]
 
 
 def flicker(made: np.ndarray, alpha: np.ndarray) -> float:
@@ -132,18 +157,14 @@ def flicker(made: np.ndarray, alpha: np.ndarray) -> float:
     return float(change[both].mean())
 
 
-def warping_error(made: np.ndarray, truth: np.ndarray) -> float:
-    """Mean change, of 255, between neighbors after the next is moved back along the truth's optical flow."""
-    finder: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    errors, unused = [], np.empty(0)  # a map of x and y alone leaves the second one empty
-    height, width = truth.shape[1:3]
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
-    for k in range(len(truth) - 1):
-        gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in truth[k : k + 2]]
-        there = grid + finder.calc(gray[0], gray[1], None)
+def warping_error(made: np.ndarray, truth: np.ndarray, flow: np.ndarray) -> float:
+    """Mean change, of 255, between neighbors after the next is moved back by the truth's flow, f-1 h w 2."""
+    errors = []
+    rows, columns = np.indices(truth.shape[1:3], np.float32)
+    for k, moves in enumerate(flow):
+        x, y = columns + moves[..., 0], rows + moves[..., 1]
         moved, true_moved = (
-            cv2.remap(frames[k + 1], there, unused, cv2.INTER_LINEAR).astype(np.int16)
-            for frames in (made, truth)
+            cv2.remap(frames[k + 1], x, y, cv2.INTER_LINEAR).astype(np.int16) for frames in (made, truth)
         )
         trusted = np.abs(true_moved - truth[k]).mean(-1) < OCCLUDED
         errors.append(float(np.abs(moved - made[k]).mean(-1)[trusted].mean()))

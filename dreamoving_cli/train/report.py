@@ -41,7 +41,8 @@ def report_poses(folder: Path, data: Path) -> dict[str, float]:
 
     What is lost here no denoiser brings back: without a face, front is taken for back, and left for right.
     """
-    from dreamoving_cli.train.measures import detected, pck, watched
+    from dreamoving_cli.quality import pck
+    from dreamoving_cli.train.agreement import detected, watched
 
     store, pack = require_clips(data, held_out=True), load_pack(folder)
     scores: list[tuple[float, float]] = []

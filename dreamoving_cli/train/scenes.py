@@ -21,6 +21,7 @@ from dreamoving_cli.train.people import HEAD_SIZE, Camera, Look, anatomy, drawn_
 
 BUCKETS = ((288, 192), (288, 160), (224, 224), (192, 288), (160, 288))  # height, width
 BUCKET_SHARES = (0.4, 0.2, 0.1, 0.1, 0.2)
+SIDE_STEP = 16  # of an enlarged bucket's sides: pixels of the miniature's latent cell
 FRAMINGS = ("full body", "half body", "portrait")
 FRAMING_SHARES = (0.76, 0.17, 0.07)
 REFERENCE_SIDE = 128  # pixels of a face or cloth picture
@@ -238,16 +239,25 @@ def caption(rng: np.random.Generator, look: Look, scene: Scene, framing: str) ->
 
 
 def make_clip(
-    seed: int, num_frames: int = 24, fps: float = 16.0, recorded: Sequence[Path] = ()
+    seed: int,
+    num_frames: int = 24,
+    fps: float = 16.0,
+    recorded: Sequence[Path] = (),
+    scale: float = 1.0,
+    framing: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Everything about one clip, drawn from `seed`; half dance as in the BVH files `recorded`, if there are.
+
+    scale: of its sides, for the same people in larger pictures; framing: of FRAMINGS, else it is drawn.
 
     frames `f h w 3`, pose `f h w 3`, depth `f h w`, faces and cloths `n s s 3` (uint8); points `f 134 2`;
     boxes `f 4` torso; captions (two strings), and the colors that tests ask for.
     """
     rng = np.random.default_rng(seed)
-    height, width = BUCKETS[int(rng.choice(len(BUCKETS), p=BUCKET_SHARES))]
-    look, framing = random_look(rng), str(rng.choice(FRAMINGS, p=FRAMING_SHARES))
+    bucket = BUCKETS[int(rng.choice(len(BUCKETS), p=BUCKET_SHARES))]
+    height, width = (round(side * scale / SIDE_STEP) * SIDE_STEP for side in bucket)
+    look, drawn = random_look(rng), str(rng.choice(FRAMINGS, p=FRAMING_SHARES))
+    framing = framing or drawn
     camera, scene = aim(rng, look, framing, width / height), random_scene(rng, height, width)
     poses = (
         part_of_dance(rng, recorded, num_frames, fps)

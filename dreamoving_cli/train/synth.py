@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamoving_cli.errors import InputError
+from dreamoving_cli.frozen import unknown
 
 LARGE = ("frames", "pose", "depth", "alpha")
 HELD_OUT = 1_000_000  # seeds from here on are never trained on
@@ -26,7 +27,9 @@ def clip_length(seed: int) -> int:
     return LONG if seed % LONG_EVERY == 0 else SHORT
 
 
-def write_clip(folder: Path, recorded: Sequence[Path], seed: int) -> Path:
+def write_clip(
+    folder: Path, recorded: Sequence[Path], seed: int, scale: float = 1.0, framing: str | None = None
+) -> Path:
     """Render one clip unless it is there already."""
     import cv2
 
@@ -36,7 +39,7 @@ def write_clip(folder: Path, recorded: Sequence[Path], seed: int) -> Path:
     if done.exists():
         return done
     cv2.setNumThreads(1)
-    clip = make_clip(seed, clip_length(seed), recorded=recorded)
+    clip = make_clip(seed, clip_length(seed), recorded=recorded, scale=scale, framing=framing)
     for name in LARGE:
         np.save(folder / f"{seed}.{name}.npy", clip.pop(name))
     part = folder / f".{seed}.part.npz"
@@ -45,14 +48,23 @@ def write_clip(folder: Path, recorded: Sequence[Path], seed: int) -> Path:
 
 
 def synthesize(
-    folder: Path, clips: int, first: int = 0, workers: int = 1, motion: Path | None = None
+    folder: Path,
+    seeds: range,
+    workers: int = 1,
+    motion: Path | None = None,
+    scale: float = 1.0,
+    framing: str | None = None,
 ) -> None:
-    """Render clips first .. first + clips - 1 into `folder`; `motion`: a folder of BVH files to dance to."""
+    """Render the clips of these seeds into `folder`; `motion`: a folder of BVH files to dance to."""
+    from dreamoving_cli.train.scenes import FRAMINGS
+
+    if framing and framing not in FRAMINGS:
+        raise unknown("framing", framing, FRAMINGS)
     recorded = recordings(motion) if motion else []
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(first, first + clips)
     with ProcessPoolExecutor(workers) as pool:
-        for _ in pool.map(partial(write_clip, folder, recorded), seeds, chunksize=1):
+        write = partial(write_clip, folder, recorded, scale=scale, framing=framing)
+        for _ in pool.map(write, seeds, chunksize=1):
             pass
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba", reason="the renderer needs the extra `train`")
 from dreamoving_cli.errors import InputError, UsageError
 from dreamoving_cli.models.load import Pack, load_pack
-from dreamoving_cli.train import loop, losses, measures, synth
+from dreamoving_cli.train import agreement, loop, losses, synth
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.train.latents import has_statistics, parse_shard, prepare_latents
 from dreamoving_cli.train.loop import Run, Trainer, settings, train
@@ -280,11 +280,11 @@ def test_the_report_tells_what_the_autoencoder_costs_the_detector(
     frames = np.asarray(store.array(HELD_OUT, "frames")[:16])
     monkeypatch.setattr(ClipStore, "facts", lambda *_: facts)
 
-    def detect(seen: np.ndarray) -> measures.Watched:
+    def detect(seen: np.ndarray) -> agreement.Watched:
         shown = facts["scores"][:16] * float(np.array_equal(seen, frames))
-        return measures.watched(facts["points"][:16], shown, frames.shape[1:3])
+        return agreement.watched(facts["points"][:16], shown, frames.shape[1:3])
 
-    monkeypatch.setattr(measures, "detected", detect)
+    monkeypatch.setattr(agreement, "detected", detect)
     assert report_poses(start, data) == {"posed_clips": 1, "pck_of_frames": 1.0, "pck": 0.0}
 
 
