@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dreamoving_cli.errors import UserError
-from dreamoving_cli.paths import MINI_CAPTIONER
+from dreamoving_cli.paths import MINI, MINI_CAPTIONER
 from dreamoving_cli.terminal import AsJson, say, show, switch
 
 app = typer.Typer(
@@ -248,6 +248,23 @@ def examples(
 
     for path in make_examples(folder):
         typer.echo(path)
+
+
+@app.command("examples-sheet")
+def examples_sheet(
+    out: Annotated[Path, typer.Option(help="A PNG file.", show_default=False)],
+    pack: Annotated[Path, typer.Option(help="A pack's folder.")] = MINI,
+    frames: Annotated[int, typer.Option(min=2, help="Of each render but the long one.")] = 12,
+    long_frames: Annotated[int, typer.Option(min=2, help="Of the long one.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 12,
+    scale: Annotated[float, typer.Option(min=0.25, help="Of the pictures' sides, but the long one's.")] = 1.5,
+) -> None:
+    """Render every kind of input from the example media, and a long video, into one picture."""
+    from dreamoving_cli.progress import progress
+    from dreamoving_cli.train.modes import ModesOptions, draw_modes
+
+    with progress() as on_progress:
+        typer.echo(draw_modes(out, ModesOptions(pack, frames, long_frames, steps, scale), on_progress))
 
 
 def main() -> None:

@@ -78,12 +78,12 @@ def striped_shirt() -> Garment:
     return Garment("t-shirt", "stripes", "red", red, white, scale=6.0, sleeve=0.36, seed=0)
 
 
-def dancing() -> np.ndarray:
-    """The frames of dance.mp4, uint8 f h w c."""
-    look, scene = dancer_look(), random_scene(np.random.default_rng(SCENE_SEED), HEIGHT, WIDTH)
-    poses = dance(np.random.default_rng(DANCE_SEED), NUM_FRAMES, float(FPS))
+def dancing(num_frames: int = NUM_FRAMES, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """The frames of dance.mp4, or more or larger ones; uint8 f h w c."""
+    look, scene = dancer_look(), random_scene(np.random.default_rng(SCENE_SEED), height, width)
+    poses = dance(np.random.default_rng(DANCE_SEED), num_frames, float(FPS))
     camera = Camera(distance=5.0, height=0.9, focal=2.1, center_x=0.05, center_z=0.92)
-    return np.stack([over(shoot(look, pose, camera, HEIGHT, WIDTH).color, scene.picture) for pose in poses])
+    return np.stack([over(shoot(look, pose, camera, height, width).color, scene.picture) for pose in poses])
 
 
 def portrait() -> np.ndarray:

@@ -249,9 +249,13 @@ def test_recomputed_activations_give_the_same_gradients(data: Path, start: Path,
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(data: Path, start: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", PAPER)
+def test_a_killed_run_ends_as_an_uninterrupted_one(
+    stage: str, data: Path, start: Path, tmp_path: Path
+) -> None:
     """kill -9 right after a checkpoint and a step; also what was logged is the same."""
-    whole, cut = (as_run("video-controlnet", options(data, tmp_path / n, start)) for n in ("whole", "cut"))
+    more = {"frames": 1, "fps": None} if stage == "content-guider" else {}
+    whole, cut = (as_run(stage, options(data, tmp_path / n, start, **more)) for n in ("whole", "cut"))
     loop.train(whole)
 
     def doomed() -> None:
@@ -269,6 +273,9 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(data: Path, start: Path, tmp_
     assert state_of(cut.out)["step"] == 1
     loop.train(cut)
     assert same(state_of(whole.out), state_of(cut.out))
+    packs = [sorted((run.out / "pack").rglob("*.safetensors")) for run in (whole, cut)]
+    assert packs[0]
+    assert [p.read_bytes() for p in packs[0]] == [p.read_bytes() for p in packs[1]]
 
 
 def test_max_steps_stops_early_and_the_next_run_goes_on(data: Path, start: Path, tmp_path: Path) -> None:
