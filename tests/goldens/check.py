@@ -369,13 +369,14 @@ def _watch_block(block: MotionBlock, seen: Results, cells: tuple[int, int]) -> N
 
     def keep(name: str, temporal: bool) -> Callable[..., None]:
         def hook(_module: Any, _inputs: Any, x: Tensor) -> None:
-            seen[f"mid.{name}"] = rearrange(x, "(b n) f c -> (b f) n c", b=batch, n=count) if temporal else x
+            frames = rearrange(x, "(b n) f c -> (b f) n c", b=batch, n=count) if temporal else x
+            seen[f"mid.{name}"] = frames.flatten(0, 1) if name == "after_proj_in" else frames
 
         return hook
 
     layer: Any = block.transformer_blocks[0]
     block.norm.register_forward_hook(keep("after_groupnorm", temporal=False))
-    block.proj_in.register_forward_hook(keep("after_proj_in", temporal=True))
+    block.proj_in.register_forward_hook(keep("after_proj_in", temporal=False))
     layer.attn1.register_forward_hook(keep("attn0_out", temporal=True))
     layer.attn2.register_forward_hook(keep("attn1_out", temporal=True))
     layer.ff.register_forward_hook(keep("ff_out", temporal=True))
