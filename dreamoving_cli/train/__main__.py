@@ -43,11 +43,16 @@ def synth(
     framing: Annotated[
         str | None, typer.Option(help="All as: full body, half body, portrait; default: mixed.")
     ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Of each clip; default: 16, of one in five 64.")
+    ] = None,
+    fps: Annotated[float, typer.Option(min=0.1, help="Of the dance's frames.")] = 16.0,
 ) -> None:
     """Render clips of dancing people; those already there are kept."""
-    from dreamoving_cli.train.synth import synthesize
+    from dreamoving_cli.train.synth import Shooting, synthesize
 
-    synthesize(out, range(first, first + clips), workers, motion, scale, framing)
+    how = Shooting(scale, framing, frames, fps)
+    synthesize(out, range(first, first + clips), workers, motion, how)
 
 
 @app.command()

@@ -8,6 +8,7 @@ A clip is four arrays that training maps into memory (`SEED.frames.npy`, and pos
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +28,17 @@ def clip_length(seed: int) -> int:
     return LONG if seed % LONG_EVERY == 0 else SHORT
 
 
-def write_clip(
-    folder: Path, recorded: Sequence[Path], seed: int, scale: float = 1.0, framing: str | None = None
-) -> Path:
+@dataclass(frozen=True)
+class Shooting:
+    """How clips are taken; the people are those of the seeds all the same."""
+
+    scale: float = 1.0  # of the pictures' sides
+    framing: str | None = None  # of FRAMINGS; None: mixed
+    frames: int | None = None  # None: as long as clip_length says
+    fps: float = 16.0
+
+
+def write_clip(folder: Path, recorded: Sequence[Path], seed: int, how: Shooting = Shooting()) -> Path:
     """Render one clip unless it is there already."""
     import cv2
 
@@ -39,7 +48,8 @@ def write_clip(
     if done.exists():
         return done
     cv2.setNumThreads(1)
-    clip = make_clip(seed, clip_length(seed), recorded=recorded, scale=scale, framing=framing)
+    frames = how.frames or clip_length(seed)
+    clip = make_clip(seed, frames, how.fps, recorded, scale=how.scale, framing=how.framing)
     for name in LARGE:
         np.save(folder / f"{seed}.{name}.npy", clip.pop(name))
     part = folder / f".{seed}.part.npz"
@@ -48,23 +58,17 @@ def write_clip(
 
 
 def synthesize(
-    folder: Path,
-    seeds: range,
-    workers: int = 1,
-    motion: Path | None = None,
-    scale: float = 1.0,
-    framing: str | None = None,
+    folder: Path, seeds: range, workers: int = 1, motion: Path | None = None, how: Shooting = Shooting()
 ) -> None:
     """Render the clips of these seeds into `folder`; `motion`: a folder of BVH files to dance to."""
     from dreamoving_cli.train.scenes import FRAMINGS
 
-    if framing and framing not in FRAMINGS:
-        raise unknown("framing", framing, FRAMINGS)
+    if how.framing and how.framing not in FRAMINGS:
+        raise unknown("framing", how.framing, FRAMINGS)
     recorded = recordings(motion) if motion else []
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers) as pool:
-        write = partial(write_clip, folder, recorded, scale=scale, framing=framing)
-        for _ in pool.map(write, seeds, chunksize=1):
+        for _ in pool.map(partial(write_clip, folder, recorded, how=how), seeds, chunksize=1):
             pass
 
 

@@ -292,4 +292,9 @@ def test_larger_clips_show_the_same_people(tmp_path: Path) -> None:
     np.testing.assert_allclose(large["points"], 1.5 * small["points"], rtol=0.05, atol=2)
     assert list(large["captions"]) == list(small["captions"])
     with pytest.raises(UsageError, match="unknown framing 'portait'"):
-        synth.synthesize(tmp_path, range(1), framing="portait")
+        synth.synthesize(tmp_path, range(1), how=synth.Shooting(framing="portait"))
+
+
+def test_clips_of_chosen_length(tmp_path: Path) -> None:
+    done = synth.write_clip(tmp_path, [], 3, synth.Shooting(frames=2, fps=4.0))
+    assert np.load(done.with_suffix(".frames.npy")).shape[0] == 2
