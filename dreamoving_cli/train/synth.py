@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def synthesize(
         raise unknown("framing", how.framing, FRAMINGS)
     recorded = recordings(motion) if motion else []
     folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # a fork inherits locks of threads
         for _ in pool.map(partial(write_clip, folder, recorded, how=how), seeds, chunksize=1):
             pass
 

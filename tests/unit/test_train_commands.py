@@ -18,7 +18,7 @@ from dreamoving_cli.models.load import load_pack
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.render import render
 from dreamoving_cli.train import __main__ as commands
-from dreamoving_cli.train import start, synth
+from dreamoving_cli.train import start
 from dreamoving_cli.train.stages import STAGES
 from tests.clips import clips_config
 
@@ -82,7 +82,7 @@ def documented_chain(folder: Path) -> list[list[str]]:
         words = [str(folder / w) if w == "data" or w.startswith("runs/") else w for w in words]
         motion = words[0] == "run" and STAGES[words[1]].frames > 1
         small = ["--steps", "1", "--batch", "1"] if words[0] == "run" else []
-        chain.append(words + small + (["--frames", "4"] if motion else []))
+        chain.append(words + small + (["--frames", "4"] if motion or words[0] == "synth" else []))
     return chain
 
 
@@ -92,7 +92,6 @@ def test_the_chain_of_the_guide_makes_a_pack_that_renders(
     """Every command from nothing to the last stage, of a tiny model, one step a stage."""
     tiny = clips_config().model_copy(update={"text": {**clips_config().text, "vocab_size": 560}})
     monkeypatch.setattr(start, "mini_config", lambda: tiny)
-    monkeypatch.setattr(synth, "clip_length", lambda seed: 4)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     chain = documented_chain(tmp_path)
