@@ -48,22 +48,25 @@ def test_out_of_memory_says_what_helps() -> None:
 
 PAGES_MAPPED = """
 import resource, torch
+from concurrent.futures import ThreadPoolExecutor
 from dreamoving_cli.device import free_memory, reuse_memory
 
 LARGE = 1 << 26  # bytes: above what glibc keeps for itself
 
-def pages_mapped(times):
+def pages_mapped(times, size=LARGE):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
-        bytearray(LARGE)
+        bytearray(size)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 anew = pages_mapped(4)
 reuse_memory(torch.device("cpu"))
 pages_mapped(1)
 kept = pages_mapped(4)
+with ThreadPoolExecutor(1) as thread:
+    shared = thread.submit(pages_mapped, 1, LARGE // 4).result()  # fits what a thread would have
 free_memory()
-print(LARGE // resource.getpagesize(), anew, kept, pages_mapped(1))
+print(LARGE // resource.getpagesize(), anew, kept, shared, pages_mapped(1))
 """
 
 
@@ -73,6 +76,7 @@ def test_freed_memory_serves_again_until_it_is_given_back() -> None:
     if not os.confstr("CS_GNU_LIBC_VERSION"):
         pytest.skip("not glibc")
     told = subprocess.run([sys.executable, "-c", PAGES_MAPPED], capture_output=True, text=True, check=True)
-    pages, anew, kept, given_back = map(int, told.stdout.split())
+    pages, anew, kept, shared, given_back = map(int, told.stdout.split())
     assert kept < pages // 4 < pages <= anew
+    assert shared < pages // 16
     assert given_back > pages // 4
