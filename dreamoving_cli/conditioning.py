@@ -6,6 +6,7 @@ they are small, else per window. Not here: which windows, which sampler, where t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ from dreamoving_cli.models.layers import Prompt
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.prompts import FrameTexts
-from dreamoving_cli.windows import Window, within
+from dreamoving_cli.sharing import SharedFrames
+from dreamoving_cli.windows import Window, Windows, within
 
 EMBED_BLOCK = (
     16  # frames embedded at once, always the same ones together, so that bits do not depend on windows
@@ -143,7 +145,10 @@ def image_layers(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> lis
 
 
 class Denoiser:
-    """The whole model as a function of latents, time and windows, at `place` (None: where the pack is)."""
+    """The whole model as a function of latents, time and windows, at `place` (None: where the pack is).
+
+    windows: those it will be asked for, step by step; others may be asked too, and then nothing is shared.
+    """
 
     def __init__(
         self,
@@ -151,23 +156,27 @@ class Denoiser:
         prompts: Prompts,
         controls: Sequence[Control],
         timesteps: Tensor,
-        num_frames: int,
+        windows: Windows,
         place: Place | None = None,
     ) -> None:
-        self.pack, self.prompts, self.controls = pack, prompts, controls
+        self.pack, self.prompts = pack, prompts
         self.place = place or place_of(pack.unet)
         self.steps = {float(t): step for step, t in enumerate(timesteps)}
         self.anchors: Anchors | None = None
+        self.shared = SharedFrames(windows)
         self.embeddings: list[Embeddings] = []
         allowance = CACHE_BYTES
         for control in controls:
             net = pack.controlnets[control.kind]
-            self.embeddings.append(Embeddings(control, net, num_frames, allowance, self.place))
+            self.embeddings.append(Embeddings(control, net, windows.num_frames, allowance, self.place))
             allowance -= self.embeddings[-1].kept_bytes
 
     @torch.inference_mode()
     def predict_noise(self, x: Tensor, t: Tensor, windows: Sequence[Window]) -> Tensor:
-        """x: b c f h w, one window per row of b -> the same shape, fp32."""
+        """x: b c f h w, one window per row of b -> the same shape, fp32.
+
+        A frame has the same latents in all windows of a step.
+        """
         noise = self._branches(x, t, windows, self.anchors.shown() if self.anchors else None)
         return guide(noise.float(), self._scale_at(t), self.prompts.guidance_rescale)
 
@@ -187,17 +196,35 @@ class Denoiser:
         self, x: Tensor, t: Tensor, windows: Sequence[Window], widen: Widen | None, use_motion: bool = True
     ) -> Tensor:
         """The noise of all branches of guidance, (g b) c f h w."""
-        step = self.steps[float(t)]
-        unet_prompts, control_prompts = self.prompts.for_windows(windows, self._scale_at(t) > 1)
+        unet_prompts, _ = self.prompts.for_windows(windows, self._scale_at(t) > 1)
+        added = self._residuals(x, t, windows, use_motion)
         x, at = put(x, self.place), t.to(self.place.device)
-        residuals = [
-            e.net(x, at, control_prompts[c.kind], e.rows(windows), c.control_scale, use_motion)
-            for c, e in zip(self.controls, self.embeddings, strict=True)
-            if c.acts_at(step, len(self.steps))
-        ]
-        added = add_residuals(residuals) if residuals else None
         noise: Tensor = self.pack.unet(x, at, unet_prompts, added, use_motion, widen)
         return noise
+
+    def _residuals(
+        self, x: Tensor, t: Tensor, windows: Sequence[Window], use_motion: bool
+    ) -> list[Tensor] | None:
+        """What the ControlNets that act add to the U-Net, (g b f) c h w each; None where none acts."""
+        step, at = self.steps[float(t)], t.to(self.place.device)
+
+        def summed(acting: Sequence[Embeddings], x: Tensor, windows: Sequence[Window]) -> list[Tensor]:
+            _, prompts = self.prompts.for_windows(windows, self._scale_at(t) > 1)
+            x = put(x, self.place)
+
+            def given(e: Embeddings) -> list[Tensor]:
+                told, scale = prompts[e.control.kind], e.control.control_scale
+                return e.net(x, at, told, e.rows(windows), scale, use_motion)
+
+            return add_residuals([given(e) for e in acting])
+
+        acting = [e for e in self.embeddings if e.control.acts_at(step, len(self.steps))]
+        alike = [e for e in acting if use_motion and e.net.frame_by_frame]  # whatever the window
+        moving = [e for e in acting if not (use_motion and e.net.frame_by_frame)]
+        found = [summed(moving, x, windows)] if moving else []
+        if alike:
+            found.append(self.shared.residuals(x, step, windows, partial(summed, alike)))
+        return add_residuals(found) if found else None
 
 
 def place_of(network: nn.Module) -> Place:

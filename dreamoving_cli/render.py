@@ -242,8 +242,8 @@ def denoise_clip(
     on_progress("denoise", checkpoint.state.step if checkpoint.state else 0, options.steps)
 
     def from_last_step() -> Tensor:
-        model = Denoiser(residency.pack, prompts, controls, scheduler.timesteps, num_frames, residency.place)
         windows = replace(job.windows, cuts=cuts, window_batch=residency.mode.window_batch)
+        model = Denoiser(residency.pack, prompts, controls, scheduler.timesteps, windows, residency.place)
         solver = Solver(scheduler, noise, num_frames)
         return denoise(model.predict_noise, solver, windows, checkpoint.state, on_step, model.look)
 

@@ -73,9 +73,9 @@ def make(task: Task) -> Run:
 
     def run() -> Tensor:
         made = solver(task)
-        prompts = encode(pack, task)
-        model = Denoiser(pack, prompts, [control], made.timesteps, task.frames, place)
-        return denoise(model.predict_noise, made, windows(task))
+        prompts, placed = encode(pack, task), windows(task)
+        model = Denoiser(pack, prompts, [control], made.timesteps, placed, place)
+        return denoise(model.predict_noise, made, placed)
 
     return run
 

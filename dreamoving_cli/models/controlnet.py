@@ -48,6 +48,11 @@ class VideoControlNet(nn.Module):
         # A small pack's hint encoder starts from patches: convolutions at full size cost more than all else.
         self.patch = math.isqrt(controlnet.get("conditioning_channels", 3) // 3)
 
+    @property
+    def frame_by_frame(self) -> bool:
+        """Whether a frame's residuals do not depend on the other frames of its window."""
+        return self.motion is None and self.resnet_norm == "frame"
+
     def text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the text for every cross-attention, down, mid; text: b l d -> b h l d each."""
         return [prompt_keys(attention, text) for attention in cross_attentions(self.controlnet)]

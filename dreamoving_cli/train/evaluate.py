@@ -170,10 +170,10 @@ def render_clip(
     with without_motion(pack, variant.still):
         prompts = encode_prompts(pack, prompt, shown)
         solver = Solver(scheduler, noise, frames)
-        model = Denoiser(pack, prompts, controls, solver.timesteps, frames)
         anchors = pack.config.anchor_frames * variant.anchors
         window = options.context_frames or pack.config.context_frames
         windows = Windows(frames, window, options.context_overlap, anchor_frames=anchors)
+        model = Denoiser(pack, prompts, controls, solver.timesteps, windows)
         latents = denoise(model.predict_noise, solver, windows, look=model.look)
     with torch.inference_mode():
         video = rearrange(pack.vae.decode(latents, batch=8).clamp(-1, 1), "1 c f h w -> f h w c")

@@ -79,8 +79,9 @@ def ours(pack: Pack) -> Tensor:
         pack, OPTIONS, ImagePrompts({kind: [picture] for kind, picture in SHOWN.items()})
     )
     controls = [Control(kind, Pictures(frames), SCALES[kind]) for kind, frames in CONTROLS.items()]
-    model = Denoiser(pack, prompts, controls, scheduler.timesteps, FRAMES)
-    return denoise(model.predict_noise, solver(pack), Windows(FRAMES, FRAMES, 0))
+    whole = Windows(FRAMES, FRAMES, 0)
+    model = Denoiser(pack, prompts, controls, scheduler.timesteps, whole)
+    return denoise(model.predict_noise, solver(pack), whole)
 
 
 def solver(pack: Pack) -> Solver:

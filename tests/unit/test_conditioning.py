@@ -19,6 +19,7 @@ from dreamoving_cli.models.load import Pack, build_pack
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.prompts import FrameTexts
+from dreamoving_cli.windows import Windows
 
 
 class Noise:
@@ -69,7 +70,7 @@ def test_outside_its_span_guidance_costs_nothing(pack: Pack) -> None:
 
     def noise(**options: Any) -> list[torch.Tensor]:
         made = encode_prompts(pack, RenderOptions(prompt="a", **options), ImagePrompts())
-        predict = Denoiser(pack, made, controls, timesteps, 3).predict_noise
+        predict = Denoiser(pack, made, controls, timesteps, Windows(3, 3, 0)).predict_noise
         return [predict(x, t, [[0, 1, 2]]) for t in timesteps]
 
     alone, guided = noise(guidance_scale=1.0), noise(guidance_scale=3.0)

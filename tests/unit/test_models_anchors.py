@@ -45,7 +45,7 @@ def latents(pack: Pack) -> Tensor:
 def denoiser(pack: Pack, guidance_scale: float = 3.0) -> Denoiser:
     options = RenderOptions(prompt="a dancer", guidance_scale=guidance_scale)
     prompts = encode_prompts(pack, options, ImagePrompts())
-    return Denoiser(pack, prompts, [Control("pose", Pictures())], TIMESTEPS, FRAMES)
+    return Denoiser(pack, prompts, [Control("pose", Pictures())], TIMESTEPS, Windows(FRAMES, FRAMES, 0))
 
 
 def close(a: Tensor, b: Tensor) -> None:
@@ -95,8 +95,8 @@ def test_with_anchors_too_windows_change_nothing_for_a_model_without_motion(
         solver = Solver(scheduler, FrameNoise(5, (pack.config.latent_channels, 4, 4)), FRAMES)
         options = RenderOptions(prompt="a dancer", guidance_scale=2.0)
         prompts = encode_prompts(pack, options, ImagePrompts())
-        model = Denoiser(pack, prompts, [Control("pose", Pictures())], scheduler.timesteps, FRAMES)
         windows = Windows(FRAMES, size, overlap, schedule=schedule, anchor_frames=2)
+        model = Denoiser(pack, prompts, [Control("pose", Pictures())], scheduler.timesteps, windows)
         results.append(denoise(model.predict_noise, solver, windows, look=model.look))
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
 
