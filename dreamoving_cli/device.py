@@ -32,23 +32,41 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Machine:
     """What a render runs on, in the words of the flags; no part of its look."""
 
-    device: str = "auto"
+    device: str = "auto"  # or several, with commas between
     vram: str = "auto"  # or a name of memory.NAMES
     dtype: str = "auto"  # or a key of DTYPES
 
 
 def choose_device(asked: str = "auto") -> torch.device:
-    """The device by name (cpu, cuda, cuda:1, mps); auto: CUDA where there is one, else the CPU."""
+    """The device by name (cpu, cuda, cuda:1 or 1, mps); auto: CUDA where there is one, else the CPU."""
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(f"cuda:{asked}" if asked.isdecimal() else asked)
     except RuntimeError as error:
-        raise UsageError(f"device is '{asked}'", "Give auto, cpu, cuda, cuda:N or mps.") from error
+        raise UsageError(f"device is '{asked}'", "Give auto, cpu, cuda, cuda:N, N or mps.") from error
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= count.get(device.type, 0):
         raise UsageError(f"there is no device '{asked}' here", "Give --device cpu or leave it out.")
     return device
+
+
+def choose_devices(asked: str = "auto") -> tuple[torch.device, ...]:
+    """One device, or several of a kind with commas between: 0,1,2 or cuda:0,cuda:1 or, to try it, cpu,cpu."""
+    if "," not in asked:
+        return (choose_device(asked),)
+    names = [name.strip() for name in asked.split(",")]
+    if "auto" in names:
+        raise UsageError(f"device is '{asked}'", "Name each of several devices: 0,1.")
+    devices = tuple(map(choose_device, names))
+    if len({device.type for device in devices}) > 1:
+        raise UsageError(
+            f"device is '{asked}'", "Several devices must be of one kind: they share the work evenly."
+        )
+    numbers = [device.index or 0 for device in devices]
+    if devices[0].type != "cpu" and len(set(numbers)) < len(numbers):
+        raise UsageError(f"device is '{asked}'", "Name each device once.")
+    return devices
 
 
 def choose_dtype(device: torch.device, asked: str = "auto") -> torch.dtype:
@@ -60,6 +78,12 @@ def choose_dtype(device: torch.device, asked: str = "auto") -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+def make_current(device: torch.device) -> None:
+    """Let this process take memory of this one GPU only."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def reuse_memory(device: torch.device) -> None:

@@ -59,6 +59,12 @@ class GatedError(WeightsError):
     exit_code = 8
 
 
+class DeviceLostError(UserError):
+    """One of several devices that share a render failed, in a way that is not the user's."""
+
+    exit_code = 10
+
+
 class OfflineError(WeightsError):
     """A weight file that is not here while nothing may be fetched."""
 

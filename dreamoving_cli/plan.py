@@ -3,7 +3,7 @@
 Whatever can be refused is refused here, in seconds.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from dreamoving_cli import paths
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
-from dreamoving_cli.device import GIB, Machine, available_gib, choose_device, choose_dtype
+from dreamoving_cli.device import GIB, Machine, available_gib, choose_devices, choose_dtype
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import fit_size
@@ -42,7 +42,7 @@ class Job:
     source: Path | Recipe  # the model pack's folder, or the public files that make one
     config: PackConfig
     loras: list[tuple[Part, float]]  # merged into it
-    device: torch.device
+    devices: tuple[torch.device, ...]  # the first also encodes and decodes; all share the windows
     dtype: torch.dtype
     files: list[ControlFile]
     driver: Driver
@@ -51,6 +51,10 @@ class Job:
     notes: list[str]  # what the user should know
     sizes: Sizes
     modes: list[Mode]  # of memory: the chosen one, then those to fall back on
+
+    @property
+    def device(self) -> torch.device:
+        return self.devices[0]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -88,7 +92,7 @@ def plan(options: RenderOptions, machine: Machine | str = "auto") -> Plan:
     context = job.windows
     return Plan(
         model=job.config.name,
-        device=str(job.device),
+        device=device_names(job.devices),
         dtype=str(job.dtype).removeprefix("torch."),
         size=f"{job.size[1]}x{job.size[0]}",
         fps=str(job.driver.fps),
@@ -104,7 +108,7 @@ def plan(options: RenderOptions, machine: Machine | str = "auto") -> Plan:
         + (f", anchor frames {', '.join(map(str, context.anchors))}" if context.anchors else ""),
         vram=str(job.modes[0]),
         memory_gib=round(need(job.modes[0], job.sizes) / GIB, 2),
-        available_gib=round(available_gib(job.device), 2),
+        available_gib=round(free_gib(job.devices), 2),
         notes=job.notes,
     )
 
@@ -112,8 +116,8 @@ def plan(options: RenderOptions, machine: Machine | str = "auto") -> Plan:
 def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
     """Resolve everything that was left open; refuse what cannot be done. machine: or just its device."""
     machine = Machine(machine) if isinstance(machine, str) else machine
-    on = choose_device(machine.device)
-    dtype = choose_dtype(on, machine.dtype)
+    devices = choose_devices(machine.device)
+    on, dtype = devices[0], common_dtype(devices, machine.dtype)
     files = control_files(options)
     name, notes = choose_pack(options.model, on)
     source, config = find_pack(name, options, files)
@@ -132,23 +136,29 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
         for path in options.pictures(kind):
             read_image(path)
     told = recipe_notes(source, options.sampler) if isinstance(source, Recipe) else ()
-    windows = Windows(driver.num_frames, **context.model_dump(), anchor_frames=anchors)
+    windows = Windows(driver.num_frames, **context.model_dump(), anchor_frames=anchors, ranks=len(devices))
     sizes = measure(source, config, resolved, windows, Place(on, dtype))
     batches = windows.window_batch, min(options.decode_batch, driver.num_frames)
-    modes = choose_modes(machine.vram, batches, config, sizes, on)
+    modes = choose_modes(machine.vram, batches, config, sizes, devices)
     return Job(
         requested=options,
         options=resolved,
         source=source,
         config=config,
         loras=find_loras(options.loras),
-        device=on,
+        devices=devices,
         dtype=dtype,
         files=files,
         driver=driver,
         size=size,
         windows=windows,
-        notes=[*notes, *told, *remarks(options, config, driver, size), *memory_remarks(modes[0])],
+        notes=[
+            *notes,
+            *told,
+            *remarks(options, config, driver, size),
+            *memory_remarks(modes[0]),
+            *device_remarks(windows, options.steps, devices),
+        ],
         sizes=sizes,
         modes=modes,
     )
@@ -292,15 +302,50 @@ def measure(
     )
 
 
+def device_remarks(windows: Windows, steps: int, devices: Sequence[torch.device]) -> Iterator[str]:
+    """How several devices share the windows of a step; borders move, so steps differ by one or two."""
+    if len(devices) == 1:
+        return
+    shares = [len(share) for share in windows.shared_out(0)]
+    yield (
+        f"{sum(shares)} windows a step on {len(devices)} devices ({device_names(devices)}): "
+        f"{', '.join(map(str, shares))}; text and pictures are encoded on each, decoding is the first one's"
+    )
+    most = max(len(windows.windows_at(step)) for step in range(steps))
+    if most < len(devices):
+        yield (
+            f"there are at most {most} windows a step: {len(devices) - most} of the {len(devices)} devices "
+            "will only wait; fewer --devices do"
+        )
+
+
+def device_names(devices: Sequence[torch.device]) -> str:
+    """As --devices takes them."""
+    return ",".join(map(str, devices))
+
+
+def common_dtype(devices: Sequence[torch.device], asked: str) -> torch.dtype:
+    """The precision that all of them compute in: fp16, where they would choose differently."""
+    chosen = {choose_dtype(device, asked) for device in devices}
+    return chosen.pop() if len(chosen) == 1 else torch.float16
+
+
+def free_gib(devices: Sequence[torch.device]) -> float:
+    """Memory that a render can take on each device; on the CPU they share it."""
+    least = min(available_gib(device) for device in devices)
+    return least / len(devices) if devices[0].type == "cpu" else least
+
+
 def choose_modes(
-    asked: str, batches: tuple[int, int], config: PackConfig, sizes: Sizes, device: torch.device
+    asked: str, batches: tuple[int, int], config: PackConfig, sizes: Sizes, devices: Sequence[torch.device]
 ) -> list[Mode]:
     """The memory mode, from what is free now, and those below it; refuses what fits in none."""
     if asked not in ("auto", *NAMES):
         raise UsageError(f"vram is '{asked}'", f"Choose auto, {', '.join(NAMES)}.")
     tiles = config.vae.kind == "AutoencoderKL"
-    modes = ladder(asked, batches, device.type, tiles=tiles, half=sizes.half_saves)
-    return choose(asked, modes, sizes, int(available_gib(device) * GIB), str(device))
+    modes = ladder(asked, batches, devices[0].type, tiles=tiles, half=sizes.half_saves)
+    where = str(devices[0]) if len(devices) == 1 else "each device"
+    return choose(asked, modes, sizes, int(free_gib(devices) * GIB), where)
 
 
 ACTIVATIONS = 30  # tensors of the U-Net's first width alive at once; measured

@@ -33,14 +33,16 @@ from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.content_guider import needs_identity
 from dreamoving_cli.models.load import open_pack
 from dreamoving_cli.options import RenderOptions
-from dreamoving_cli.plan import Job, Plan, frame_texts, plan, prepare, used_pictures
+from dreamoving_cli.plan import Job, Plan, device_names, frame_texts, plan, prepare, used_pictures
 from dreamoving_cli.preview import Previews, preview_decoder, preview_path
+from dreamoving_cli.ranks import Ranks, Task, spread
 from dreamoving_cli.recipes import sha256_of
 from dreamoving_cli.record import input_hashes, request, versions, write_record
 from dreamoving_cli.residency import Residency
 from dreamoving_cli.resume import Checkpoint, state_path, unfinished
 from dreamoving_cli.sampling import DenoiseState, FrameNoise, Solver, denoise, make_scheduler
 from dreamoving_cli.weights import known
+from dreamoving_cli.windows import Window
 
 __all__ = ["OnProgress", "Plan", "plan", "render"]
 
@@ -80,16 +82,17 @@ def render(
 
     with (
         memory_errors(),
-        kept_if_interrupted(Checkpoint(state_path(output), fixed(job, facts))) as checkpoint,
+        kept_if_interrupted(
+            Checkpoint(state_path(output), fixed(job, facts), devices=len(job.devices))
+        ) as checkpoint,
     ):
         if resume:
             checkpoint.load()
         find_poses(job, checkpoint, on_progress)
         with find_depth(job, on_progress) as depth, closing(load(job, checkpoint.vram)) as residency:
-            prompts = encode(residency, job, pictures)
-            with open_controls(job.files, job.driver, job.size, checkpoint.poses, depth) as controls:
-                inputs = prompts, controls
-                latents = denoise_clip(job, residency, inputs, checkpoint, on_progress, previews)
+            task = Task(job, pictures, checkpoint.poses, depth, checkpoint.state)
+            with spread(task) as ranks:
+                latents = latents_of(task, ranks, residency, checkpoint, on_progress, previews)
             with closing(ahead(decode(residency, latents, on_progress))) as batches:
                 write_video(
                     output,
@@ -105,6 +108,15 @@ def render(
     if previews is not None:
         previews.remove()
     return output
+
+
+def render_share(task: Task, ranks: Ranks) -> None:
+    """What a further device does of a render: its share of the windows of every step."""
+    if task.job.modes[0].name == "high":
+        reuse_memory(task.job.device)
+    checkpoint = Checkpoint(None, {}, task.poses, task.state)
+    with memory_errors(), closing(load(task.job, checkpoint.vram)) as residency:
+        latents_of(task, ranks, residency, checkpoint)
 
 
 def as_before(options: RenderOptions, output: Path) -> RenderOptions:
@@ -124,7 +136,7 @@ def gather_facts(job: Job) -> dict[str, Any]:
         log.warning("%s", note)
     return {
         "frames": job.driver.num_frames,
-        "device": str(job.device),
+        "device": device_names(job.devices),
         "dtype": str(job.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "notes": job.notes,
@@ -148,9 +160,10 @@ def weight_hashes(job: Job) -> dict[str, str]:
 
 def fixed(job: Job, facts: dict[str, Any]) -> dict[str, Any]:
     """Whatever decides the bits of the latents."""
-    names = ("device", "dtype", "threads", "inputs", "weights", "versions")
+    names = ("dtype", "threads", "inputs", "weights", "versions")
     options = job.options.model_dump(mode="json", exclude=OUTPUT_ONLY | {"seed"})
-    return {"seed": job.options.seed, "options": options, **{name: facts[name] for name in names}}
+    given = {"seed": job.options.seed, "device": job.device.type, "options": options}
+    return given | {name: facts[name] for name in names}
 
 
 def read_pictures(options: RenderOptions, config: PackConfig) -> ImagePrompts:
@@ -216,13 +229,30 @@ def encode(residency: Residency, job: Job, pictures: ImagePrompts) -> Prompts:
     )
 
 
+def latents_of(
+    task: Task,
+    ranks: Ranks,
+    residency: Residency,
+    checkpoint: Checkpoint,
+    on_progress: OnProgress = quiet,
+    previews: Previews | None = None,
+) -> Tensor:
+    """Latents of the whole clip, 1 c f h w, computed together with the other ranks."""
+    job = task.job
+    prompts = encode(residency, job, task.pictures)
+    with open_controls(job.files, job.driver, job.size, task.poses, task.depth) as controls:
+        inputs = prompts, controls
+        return denoise_clip(job, residency, inputs, checkpoint, on_progress, previews, ranks)
+
+
 def denoise_clip(
     job: Job,
     residency: Residency,
     inputs: tuple[Prompts, Sequence[Control]],
     checkpoint: Checkpoint,
     on_progress: OnProgress,
-    previews: Previews | None = None,
+    previews: Previews | None,
+    ranks: Ranks,
 ) -> Tensor:
     """Latents of the whole clip, 1 c f h w; inputs: prompts, controls. Out of memory costs one step."""
     prompts, controls = inputs
@@ -245,7 +275,12 @@ def denoise_clip(
         windows = replace(job.windows, cuts=cuts, window_batch=residency.mode.window_batch)
         model = Denoiser(residency.pack, prompts, controls, scheduler.timesteps, windows, residency.place)
         solver = Solver(scheduler, noise, num_frames)
-        return denoise(model.predict_noise, solver, windows, checkpoint.state, on_step, model.look)
+
+        def predict_noise(x: Tensor, t: Tensor, batch: Sequence[Window]) -> Tensor:
+            ranks.check()
+            return model.predict_noise(x, t, batch)
+
+        return denoise(predict_noise, solver, windows, checkpoint.state, on_step, model.look, ranks.summed)
 
     return residency.retried("denoise", from_last_step)
 

@@ -41,7 +41,12 @@ OUT = typer.Option(
     show_default=False,
     help="The video, or a folder for it (default: named after inputs and seed).",
 )
-DEVICE = typer.Option("--device", rich_help_panel=RUN, help="auto, cpu, cuda, cuda:1, mps.")
+DEVICE = typer.Option(
+    "--device",
+    "--devices",
+    rich_help_panel=RUN,
+    help="auto, cpu, cuda, cuda:1, mps; several GPUs share the windows of a long clip: 0,1,2.",
+)
 VRAM = typer.Option(
     "--vram",
     rich_help_panel=RUN,
@@ -93,7 +98,7 @@ def render(
         raise UsageError("--prompt is given beside --prompt-file or --caption force", "Give one of them.")
     of_file = preset is not None and preset not in preset_names() and bool(options.prompt)  # so has a record
     caption = "off" if caption == "auto" and (written or of_file) else caption
-    options = with_prompt(options, prompt_file, caption, device)
+    options = with_prompt(options, prompt_file, caption, device.split(",")[0])
     for note in unused(options):
         say(note)
     if skip_existing and (done := already_made(options, out)):

@@ -41,11 +41,12 @@ def unfinished(output: Path) -> dict[str, Any] | None:
 class Checkpoint:
     """The state of one render, on disk and in memory."""
 
-    path: Path
+    path: Path | None  # None: in memory only
     fixed: dict[str, Any]  # name -> plain value; all must agree to go on
     poses: Poses | None = None
     state: DenoiseState | None = None
     vram: list[str] = field(default_factory=list)  # memory modes so far; they may change on the way
+    devices: int = 1  # that share the work; they may change too
     _written: DenoiseState | None = None
     _written_vram: list[str] = field(default_factory=list)
     _times: list[float] = field(
@@ -54,7 +55,7 @@ class Checkpoint:
 
     def load(self) -> None:
         """Take up what is on disk; without it, start from the beginning and say so."""
-        if not self.path.is_file():
+        if self.path is None or not self.path.is_file():
             log.warning("there is no unfinished render at %s: starting from the beginning", self.path)
             return
         saved = _read(self.path)
@@ -64,6 +65,13 @@ class Checkpoint:
                     f"the unfinished render had {_changes(name, before, value)}",
                     "Give what it had, or leave out --resume to start anew.",
                 )
+        if (before := saved.get("devices", 1)) != self.devices:
+            log.warning(
+                "going on with %d device%s, before %d: last bits may differ",
+                self.devices,
+                "s" if self.devices > 1 else "",
+                before,
+            )
         self.poses, self.vram = _unpack_poses(saved), saved.get("vram", [])
         if saved["step"] is not None:
             history = {key: saved[key] for key in saved if key.startswith("history.")}
@@ -81,11 +89,11 @@ class Checkpoint:
     def write(self) -> None:
         """Put the state on disk, whole or not at all."""
         same = self.state is self._written and self.vram == self._written_vram
-        if same and self.path.is_file():
+        if self.path is None or (same and self.path.is_file()):
             return
         start = time.monotonic()
         content: dict[str, Any] = {"fixed": self.fixed, "step": None, "vram": self.vram}
-        content |= _pack_poses(self.poses)
+        content |= {"devices": self.devices} | _pack_poses(self.poses)
         if self.state is not None:
             content |= {"step": self.state.step, "latents": self.state.latents, **self.state.history}
         with whole_file(self.path) as part:
@@ -95,7 +103,8 @@ class Checkpoint:
 
     def remove(self) -> None:
         """The output is there: the state has served."""
-        self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

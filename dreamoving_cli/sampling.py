@@ -166,17 +166,19 @@ def denoise(
     state: DenoiseState | None = None,
     on_step: Callable[[DenoiseState], None] = lambda state: None,
     look: Look = lambda x, t, frames: None,
+    summed: Callable[[Tensor, int], Tensor] = lambda share, step: share,
 ) -> Tensor:
     """Turn the noise of every frame into clean latents, 1 c f h w, window by window at every step.
 
     look: is shown the anchor frames, if there are any, before the windows of every step.
+    summed: adds to this device's share of a step's noise, 1 c f h w, those of others.
     """
     state = state or DenoiseState(0, initial_latents(solver, windows.num_frames), {})
     solver.resume(state.step, state.history)
     for step in range(state.step, len(solver.timesteps)):
         if anchors := windows.anchors:
             look(solver.scale(state.latents[:, :, anchors], step), solver.timesteps[step], anchors)
-        noise = fused_noise(predict_noise, solver, state.latents, windows, step)
+        noise = summed(fused_noise(predict_noise, solver, state.latents, windows, step), step)
         latents = solver.advance(state.latents, noise, step)
         state = DenoiseState(step + 1, latents, solver.history())
         on_step(state)
@@ -192,7 +194,10 @@ def initial_latents(solver: Solver, num_frames: int) -> Tensor:
 def fused_noise(
     predict_noise: PredictNoise, solver: Solver, latents: Tensor, windows: Windows, step: int
 ) -> Tensor:
-    """The predicted noise of the whole clip, 1 c f h w: the windows' predictions, averaged by weight."""
+    """The predicted noise of the whole clip, 1 c f h w: the windows' predictions, averaged by weight.
+
+    Of several ranks, each gives what its windows contribute.
+    """
     total = torch.zeros_like(latents)
     for batch in windows.batches_at(step):
         frames = [window for window, _ in batch]

@@ -28,6 +28,8 @@ class Windows:
     window_batch: int = 1  # windows that the model computes at once
     cuts: tuple[int, ...] = ()  # first frames of new shots: no window holds frames of both sides
     anchor_frames: int = 0  # frames that all windows see beside their own
+    rank: int = 0  # whose windows `batches_at` gives, of so many devices that share a step's windows
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.context_overlap < self.context_frames:
@@ -64,10 +66,24 @@ class Windows:
                 total[frame] += weight
         return [(w, [x / total[f] for f, x in zip(w, self.fuse(w), strict=True)]) for w in windows]
 
+    def shared_out(self, step: int) -> list[list[Weighted]]:
+        """The weighted windows of one step, rank by rank: neighbors, of about as many frames for each.
+
+        Neighbors, since what is kept of a frame serves all windows of one device that hold it.
+        """
+        shares: list[list[Weighted]] = [[] for _ in range(self.ranks)]
+        windows = self.weights_at(step)
+        total, before = sum(len(window) for window, _ in windows), 0
+        for window, weights in windows:
+            middle = 2 * before + len(window)  # in half frames
+            shares[middle * self.ranks // (2 * total)].append((window, weights))
+            before += len(window)
+        return shares
+
     def batches_at(self, step: int) -> list[list[Weighted]]:
-        """The weighted windows of one step in batches; only windows of one length share a batch."""
+        """This rank's weighted windows of one step in batches; only windows of one length share a batch."""
         batches: list[list[Weighted]] = []
-        for window, weights in sorted(self.weights_at(step), key=lambda w: -len(w[0])):
+        for window, weights in sorted(self.shared_out(step)[self.rank], key=lambda w: -len(w[0])):
             if batches and len(batches[-1]) < self.window_batch and len(batches[-1][0][0]) == len(window):
                 batches[-1].append((window, weights))
             else:

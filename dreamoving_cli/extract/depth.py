@@ -77,6 +77,14 @@ class DepthStore:
         with path.open("rb") as file:
             return file.read(HEADER) == header
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which opens the file anew, to read."""
+        return {name: value for name, value in vars(self).items() if name != "_file"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._file = self.path.open("r+b")
+
     def append(self, distances: np.ndarray) -> None:
         """The next frames, float32 f h w."""
         with writing(self.path):

@@ -111,6 +111,7 @@ def test_dry_run_writes_nothing(run: Callable[..., Any], inputs: Path) -> None:
     assert planned["output"].startswith("dance-shirt-3-")
     assert sorted(inputs.iterdir()) == before
     assert "frames" in run("--dry-run").stdout
+    assert json.loads(run("--devices", "cpu,cpu", "--dry-run", "--json").stdout)["device"] == "cpu,cpu"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from dreamoving_cli.device import (
     available_gib,
     choose_device,
+    choose_devices,
     choose_dtype,
     memory_errors,
 )
@@ -20,6 +21,24 @@ from dreamoving_cli.errors import DeviceMemoryError, UsageError
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(UsageError):
         choose_device(name)
+
+
+@pytest.mark.parametrize("names", ["0,1,0", "1,cuda:1", "cuda,cuda:0", "cpu,0", "auto,cpu", "cpu,", "0,99"])
+def test_devices_that_cannot_share_a_render_are_refused(names: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError):
+        choose_devices(names)
+
+
+def test_several_devices_are_named_by_number_or_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (
+        choose_devices("0,1")
+        == choose_devices("cuda:0, cuda:1")
+        == (torch.device("cuda:0"), torch.device("cuda:1"))
+    )
+    assert choose_devices("cpu,cpu") == (torch.device("cpu"),) * 2
+    assert choose_devices("1") == (choose_device("cuda:1"),)
 
 
 def test_the_cpu_renders_in_full_precision() -> None:

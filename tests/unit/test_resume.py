@@ -67,6 +67,19 @@ def test_another_render_is_refused_with_what_differs(tmp_path: Path) -> None:
         Checkpoint(path, other).load()
 
 
+def test_another_number_of_devices_is_said_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = state_path(tmp_path / "out.mp4")
+    Checkpoint(path, FIXED, devices=4).keep(state(1))
+    Checkpoint(path, FIXED, devices=4).load()
+    assert "last bits" not in caplog.text
+    loaded = Checkpoint(path, FIXED, devices=2)
+    loaded.load()
+    assert loaded.state is not None
+    assert "going on with 2 devices, before 4: last bits may differ" in caplog.text
+
+
 def test_nothing_unfinished_is_a_fresh_start_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

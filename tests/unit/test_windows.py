@@ -115,6 +115,28 @@ def test_batches_hold_every_window_once_and_equal_lengths(windows: Windows, step
     assert all(len(b) <= windows.window_batch and len({len(w) for w, _ in b}) == 1 for b in batches)
 
 
+@given(settings(), steps, st.integers(1, 9))
+def test_ranks_share_out_every_window_once_in_runs_of_neighbors(
+    windows: Windows, step: int, ranks: int
+) -> None:
+    shares = [replace(windows, rank=rank, ranks=ranks).batches_at(step) for rank in range(ranks)]
+    mine = [
+        sorted((w for batch in share for w in batch), key=windows.weights_at(step).index) for share in shares
+    ]
+    assert [w for share in mine for w in share] == windows.weights_at(step)
+
+
+@given(settings(), steps, st.integers(1, 9))
+def test_ranks_have_about_as_many_frames_to_compute(windows: Windows, step: int, ranks: int) -> None:
+    shares = replace(windows, ranks=ranks).shared_out(step)
+    load = [sum(len(window) for window, _ in share) for share in shares]
+    longest = max(len(window) for share in shares for window, _ in share)
+    assert max(load) - sum(load) / ranks <= longest
+    if len({len(window) for share in shares for window, _ in share}) == 1:
+        counts = [len(share) for share in shares]
+        assert max(counts) - min(counts) <= 1
+
+
 @pytest.mark.parametrize("overlap", [16, 20, -1])
 def test_an_overlap_that_leaves_no_hop_is_refused(overlap: int) -> None:
     with pytest.raises(UsageError, match=r"overlap of 0 to 15"):
