@@ -70,6 +70,16 @@ def load_bodies() -> Bodies:
 
 
 @dataclass(frozen=True)
+class Expression:
+    """A moment of a face; expressions.py says what it looks like."""
+
+    open: float = 0.0  # the mouth, 0..1
+    smile: float = 0.0  # -1 (a frown) to 1
+    brows: float = 0.0  # raised, -1..1
+    blink: float = 0.0  # 0..1, eyes shut
+
+
+@dataclass(frozen=True)
 class Pose:
     """One moment of a dance. Rotations are `3 3` from rest to world, directions unit `3` in the world."""
 
@@ -80,6 +90,7 @@ class Pose:
     limbs: dict[str, np.ndarray]  # LIMBS -> direction
     curl: tuple[float, float] = (0.3, 0.3)  # fingers of the left and right hand, 0 flat .. 1 fist
     on_floor: bool = True
+    face: Expression = Expression()
 
 
 def rotation(axis: np.ndarray, angle: float) -> np.ndarray:

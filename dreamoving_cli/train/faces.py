@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dreamoving_cli.train.body import Expression
+from dreamoving_cli.train.expressions import inside_mouth
+
 LARGE_HEAD_PX_PER_M = 220.0  # from here on a head is large enough for natural features
 
 
@@ -26,6 +29,8 @@ class Features:
 NATURAL = Features((0.0045, 0.022), 0.6, (0.0035, 0.0075), 0.35, (0.86, 0.5, 0.5), (0.0, 0.0))
 BOLD = Features((0.007, 0.026), 0.4, (0.0085, 0.0085), 0.2, (0.75, 0.25, 0.25), (0.021, 0.013))
 LASHES_OF_SKIN, EYE_WHITE, PUPIL = 0.3, 0.95, 0.05
+MOUTH_OF_SKIN = (0.35, 0.1, 0.1)  # inside
+EYE_M = 0.009  # half of an open eye's height
 FRONT_M = 0.03  # the features lie before this plane behind the eyes
 
 
@@ -35,6 +40,7 @@ def paint_face(
     head: np.ndarray,
     eye: np.ndarray,
     tones: tuple[np.ndarray, ...],
+    face: Expression,
     bold: bool,
 ) -> np.ndarray:
     """Skin colors `n 3` with the face painted on.
@@ -59,4 +65,6 @@ def paint_face(
     pupil, iris = features.iris_m
     off = np.hypot(x - eye[0], height)[:, None]
     painted = np.where(off < pupil, PUPIL, np.where(off < iris, irises, EYE_WHITE))
+    painted = np.where((height > EYE_M * (1 - 2 * face.blink))[:, None] & (face.blink > 0), skin, painted)
+    color = np.where((head & inside_mouth(at))[:, None], skin * MOUTH_OF_SKIN, color)
     return np.where(is_eye[:, None], painted, color)

@@ -6,7 +6,8 @@ from functools import cache, lru_cache
 import cv2
 import numpy as np
 
-from dreamoving_cli.train.body import Bodies, Pose, load_bodies, pose_body
+from dreamoving_cli.train.body import Bodies, Expression, Pose, load_bodies, pose_body
+from dreamoving_cli.train.expressions import face_offsets
 from dreamoving_cli.train.faces import LARGE_HEAD_PX_PER_M, paint_face
 from dreamoving_cli.train.garments import BOTTOMS, Garment, paint, random_garment
 from dreamoving_cli.train.raster import rasterize, vertex_normals
@@ -201,7 +202,7 @@ def _attributes(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.concatenate([b.template, vertex_normals(vertices, faces), part, rest], 1).astype(np.float32)
 
 
-def _albedo(look: Look, at: np.ndarray, bold: bool) -> np.ndarray:
+def _albedo(look: Look, face: Expression, at: np.ndarray, bold: bool) -> np.ndarray:
     """Surface color `n 3` at `n` pixels of attributes `n 12`; bold: with the features of a small face."""
     a = anatomy()
     level, eye = a["levels"], a["eye"]
@@ -209,7 +210,7 @@ def _albedo(look: Look, at: np.ndarray, bold: bool) -> np.ndarray:
     is_eye, is_skirt, is_hair, arm, sleeve = at[:, 6:11].T
     on_arm, head = arm > 0.5, z > level["neck"] + 0.03
     color = np.broadcast_to(look.skin, (len(at), 3))
-    color = paint_face(color, at, head, eye, (look.skin, look.hair, look.eyes), bold)
+    color = paint_face(color, at, head, eye, (look.skin, look.hair, look.eyes), face, bold)
     if look.hair_style != "bald":
         scalp = head & ~on_arm & (is_eye < 0.5) & _scalp(at[:, :3], eye, -0.06)
         color = np.where(scalp[:, None], look.hair, color)
@@ -272,7 +273,8 @@ def shoot(look: Look, pose: Pose, camera: Camera, height: int, width: int) -> Sh
     """
     b = load_bodies()
     bold = camera.focal * height / camera.distance < LARGE_HEAD_PX_PER_M
-    vertices, _ = pose_body(look.body, pose, drawn_shape(look))
+    face = face_offsets(pose.face)
+    vertices, _ = pose_body(look.body, pose, drawn_shape(look) + HEAD_SIZE * face)
     screen = project(camera, vertices, height * OVERSAMPLE, width * OVERSAMPLE)
     faces = _faces_shown(look)
     depth, index, attributes = rasterize(
@@ -282,14 +284,14 @@ def shoot(look: Look, pose: Pose, camera: Camera, height: int, width: int) -> Sh
     color = np.zeros((*index.shape, 4), np.float32)
     at = attributes[hit]
     color[hit] = np.concatenate(
-        [np.clip(_lit(look, _albedo(look, at, bold), at), 0, 1), np.ones((len(at), 1))], 1
+        [np.clip(_lit(look, _albedo(look, pose.face, at, bold), at), 0, 1), np.ones((len(at), 1))], 1
     )
     color = cv2.resize(color, (width, height), interpolation=cv2.INTER_AREA)
     depth = np.minimum.reduce(
         [depth[i::OVERSAMPLE, j::OVERSAMPLE] for i in range(OVERSAMPLE) for j in range(OVERSAMPLE)]
     )
     points, scores = keypoints(
-        b, *pose_body(look.body, pose, _dressed_shape(look)), pose, camera, height, width
+        b, *pose_body(look.body, pose, _dressed_shape(look) + face), pose, camera, height, width
     )
     return Shot(color, depth, points, scores)
 

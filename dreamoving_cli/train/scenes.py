@@ -15,6 +15,7 @@ from dreamoving_cli.extract.draw import draw_control
 from dreamoving_cli.media.images import resize
 from dreamoving_cli.train.body import Pose, load_bodies, pose_body
 from dreamoving_cli.train.bvh import part_of_dance
+from dreamoving_cli.train.expressions import acting
 from dreamoving_cli.train.garments import background, product_picture, random_color
 from dreamoving_cli.train.motion import as_pose, dance, random_key
 from dreamoving_cli.train.people import HEAD_SIZE, Camera, Look, anatomy, drawn_shape, random_look, shoot
@@ -264,6 +265,8 @@ def make_clip(
         if recorded and rng.random() < RECORDED
         else dance(rng, num_frames, fps)
     )
+    faces = acting(np.random.default_rng((seed, 1)), num_frames, fps)
+    poses = [dataclasses.replace(pose, face=face) for pose, face in zip(poses, faces, strict=True)]
     shots = [shoot(look, pose, camera, height, width) for pose in poses]
     frames = np.stack([over(s.color, scene.picture) for s in shots])
     finite = np.concatenate([s.depth[np.isfinite(s.depth)] for s in shots] or [np.zeros(1)])
