@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dreamoving_cli.models.config import MotionConfig
-from dreamoving_cli.models.layers import group_norm, in_order, split_heads
+from dreamoving_cli.models.layers import feed_forward, group_norm, in_order, split_heads
 
 MOST_ROWS = 2**15  # cells whose frames attend in one call: CUDA's kernels take no batch above 65,535
 
@@ -64,7 +64,7 @@ class TimeTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x))
-        return x + self.ff(self.norm3(x))
+        return x + feed_forward(self.ff, self.norm3(x))
 
 
 class MotionBlock(nn.Module):

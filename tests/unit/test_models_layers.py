@@ -3,13 +3,23 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from dreamoving_cli.models.config import Span
-from dreamoving_cli.models.layers import attend, cross_attend, fold, group_norm, prompt_keys, unfold
+from dreamoving_cli.models.layers import (
+    attend,
+    cross_attend,
+    feed_forward,
+    fold,
+    group_norm,
+    prompt_keys,
+    unfold,
+)
+from dreamoving_cli.residency import keep_in_half
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -93,3 +103,21 @@ def test_a_norm_learns_the_same_whatever_the_layout_of_an_input_without_gradient
         assert norm.weight.grad is not None
         gradients.append(norm.weight.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("kind", ["geglu", "gelu"])
+def test_a_feed_forward_in_two_products_is_the_feed_forward(kind: str) -> None:
+    torch.manual_seed(0)
+    ff, x = FeedForward(8, activation_fn=kind).half().float(), drawn(2, 5, 8)
+    with torch.inference_mode():
+        found = feed_forward(ff, x)
+        torch.testing.assert_close(found, ff(x))
+        keep_in_half(ff, torch.float32)
+        assert torch.equal(feed_forward(ff, x), found)
+
+
+def test_a_feed_forward_learns() -> None:
+    ff, x = FeedForward(8, activation_fn="geglu"), drawn(2, 5, 8).requires_grad_()
+    feed_forward(ff, x).sum().backward()
+    assert x.grad is not None
+    assert all(weight.grad is not None for weight in ff.parameters())
