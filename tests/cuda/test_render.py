@@ -204,3 +204,17 @@ def test_an_interrupted_render_goes_on_to_the_same_pictures(
     assert state_path(tmp_path / "again").is_file()
     resumed, _ = rendered(options, tmp_path / "again", machine, resume=True)
     assert np.array_equal(whole, resumed)
+
+
+def test_two_processes_share_the_windows(
+    options: RenderOptions, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two cards where there are two; else both on one, which the command would refuse."""
+    alone, _ = rendered(options, tmp_path / "alone", Machine(device, dtype="fp32"))
+    names = ["cuda:0", f"cuda:{min(torch.cuda.device_count(), 2) - 1}"] if device == "cuda" else [device] * 2
+    both = tuple(map(torch.device, names))
+    monkeypatch.setattr("dreamoving_cli.plan.choose_devices", lambda asked: both)
+    shared, _ = rendered(options, tmp_path / "shared", Machine(device, dtype="fp32"))
+    print(f"{both}: {psnr(shared, alone):.1f} dB, {np.abs(shared - alone).max():g} of 255 apart")  # noqa: T201
+    assert psnr(shared, alone) > 45  # the other process may take TF32
+    assert not list(tmp_path.glob("*.state"))
