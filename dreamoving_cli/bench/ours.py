@@ -41,7 +41,7 @@ def solver(task: Task) -> Solver:
 
 
 def windows(task: Task) -> Windows:
-    return Windows(task.frames, task.window or task.frames, task.overlap)
+    return Windows(task.frames, task.window or task.frames, task.overlap, window_batch=task.window_batch)
 
 
 def encode(pack: Pack, task: Task) -> Prompts:

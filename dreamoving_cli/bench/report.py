@@ -142,6 +142,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "machine": machine,
     "window": contenders("One window"),
     "long": contenders("Several windows"),
+    "whole": contenders("The whole clip as one window"),
     "length": length,
     "stages": stages,
     "kernels": kernels,

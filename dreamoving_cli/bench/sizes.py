@@ -29,6 +29,7 @@ class Task:
     dtype: str = "fp32"  # a key of device.DTYPES
     window: int | None = None  # frames seen together; None: the whole clip
     overlap: int = 0  # frames that two windows share
+    window_batch: int = 1  # windows that ours computes at once
     norm: Span = "frame"  # of the motion blocks; "clip" is diffusers' way
     seed: int = 0
 

@@ -54,7 +54,9 @@ def test_without_guidance_too_and_every_run_is_the_same() -> None:
 def test_freenoise_denoises_a_clip_longer_than_its_windows() -> None:
     task = replace(TASK, frames=10, steps=1, window=8, overlap=2)
     theirs = peer.make(task, stride=4)()
-    assert theirs.shape == ours.make(task)().shape == (1, 4, 10, 16, 16)
+    apart_each, at_once = ours.make(task)(), ours.make(replace(task, window_batch=2))()
+    assert theirs.shape == apart_each.shape == (1, 4, 10, 16, 16)
+    assert apart(at_once, apart_each) < 1e-3
     assert theirs.isfinite().all()
 
 
@@ -172,10 +174,11 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert asked[0].task.size == (64, 128)
     assert {job.task.frames for job in asked} == {6, 20, 16, 64, 256, 1024}
     assert {job.stride for job in asked} >= {None, 4, 12}
+    assert {job.task.window_batch for job in asked} == {1, sections.WINDOW_BATCH}
     text = CliRunner().invoke(app, words).stdout
     for title in (
-        "Machine", "One window", "Several windows", "Cost against length", "Stages", "Operations",
-        "Extraction", "Start-up",
+        "Machine", "One window", "Several windows", "The whole clip", "Cost against length", "Stages",
+        "Operations", "Extraction", "Start-up",
     ):  # fmt: skip
         assert f"### {title}" in text
 
