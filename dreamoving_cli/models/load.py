@@ -15,7 +15,7 @@
 image_encoder.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,8 @@ from dreamoving_cli.models.unet import VideoUNet
 from dreamoving_cli.models.vae import VAE
 from dreamoving_cli.whole import whole_file
 
+States = Iterable[tuple[str, Iterable[tuple[str, Tensor]]]]
+
 
 @dataclass
 class Weights:
@@ -69,6 +71,7 @@ class Pack:
     tokenizer: Any
     image_encoder: Any  # None where the pack takes no image prompts
     weights: Weights | None = None  # None: made here, nothing to read again
+    any_of: Callable[[Sequence[bool]], list[bool]] = list  # what runs: more, where processes share networks
 
     def networks(self) -> dict[str, nn.Module]:
         """Every network by the name of its file."""
@@ -211,13 +214,18 @@ def empty(network: nn.Module) -> None:
             setattr(module, name, nn.Parameter(weights.to("meta"), requires_grad=False))
 
 
-def save_pack(pack: Pack, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the pack; config.json comes last, so that a folder without it is no pack."""
+def save_pack(
+    pack: Pack, folder: Path, dtype: torch.dtype = torch.float16, states: States | None = None
+) -> None:
+    """Write the pack; config.json comes last, so that a folder without it is no pack.
+
+    states: every network's name and tensors, instead of its own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, network in pack.networks().items():
-        state = {
-            key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()
-        }
+    if states is None:
+        states = ((name, network.state_dict().items()) for name, network in pack.networks().items())
+    for name, tensors in states:
+        state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in tensors}
         with whole_file(folder / f"{name}.safetensors") as part:
             save_file(state, part)
     pack.tokenizer.save_pretrained(folder / "tokenizer")

@@ -1,5 +1,7 @@
 """What a run would train and how much memory that takes, from sizes alone: nothing is loaded."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dreamoving_cli.device import GIB
@@ -8,6 +10,7 @@ from dreamoving_cli.models.load import Pack, empty_networks
 from dreamoving_cli.train.loop import Run, settings
 from dreamoving_cli.train.mini import mini_config
 from dreamoving_cli.train.source import give_motion
+from dreamoving_cli.train.split import is_divided, part_length
 
 WEIGHT, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4  # bytes of a trained value; Muon keeps one moment, AdamW two
 
@@ -18,18 +21,20 @@ def estimate(run: Run) -> dict[str, Any]:
     config = config_of(run)
     pack = empty_networks(config, config.controls, None)
     if stage.motion and stage.controls:
-        give_motion(pack)
-    counts = parameter_counts(pack)
-    trained = {name: count for name, count in counts.items() if name.startswith(stage.trains)}
-    total, ours = sum(counts.values()), sum(trained.values())
-    held = total * WEIGHT + ours * (GRADIENT + MOMENTS + AVERAGE)
+        for name in pack.networks():
+            give_motion(pack, name)
+    sizes = parameter_sizes(pack)
+    trained = [name for name in sizes if name.startswith(stage.trains)]
+    total, ours = (sum(sizes[name].count for name in names) for names in (sizes, trained))
     parts = sorted({".".join(name.split(".")[:2]) for name in trained})
+    split = {w: round(held(sizes, stage.trains, w) / GIB, 2) for w in sorted({2, 4, 8, run.workers} - {1})}
     return {
         "stage": run.stage,
         "trains": parts,
         "trained_millions": round(ours / 1e6, 2),
         "frozen_millions": round((total - ours) / 1e6, 2),
-        "held_gib": round(held / GIB, 2),
+        "held_gib": split[run.workers] if run.split_weights else round(held(sizes, stage.trains) / GIB, 2),
+        "held_gib_each_if_split": split,
         "steps": stage.steps,
         "batch": f"{stage.batch} = {run.workers} workers x {run.accumulate} x {stage.batch // run.shares}",
         "frames": stage.frames,
@@ -53,7 +58,28 @@ def config_of(run: Run) -> PackConfig:
     return recipe_config(find_recipe(str(run.init), controls, ("face", "cloth") if stage.images else ()))
 
 
-def parameter_counts(pack: Pack) -> dict[str, int]:
-    """Values of each parameter by its name, network first."""
+@dataclass(frozen=True)
+class Weight:
+    """How large a parameter is, and whether workers may each hold a part of it."""
+
+    count: int
+    divisible: bool
+
+
+def parameter_sizes(pack: Pack) -> dict[str, Weight]:
+    """Each parameter's size by its name, network first."""
     networks = pack.networks().items()
-    return {f"{net}.{n}": p.numel() for net, network in networks for n, p in network.named_parameters()}
+    return {
+        f"{net}.{n}": Weight(p.numel(), is_divided(net, p))
+        for net, network in networks
+        for n, p in network.named_parameters()
+    }
+
+
+def held(sizes: Mapping[str, Weight], trains: tuple[str, ...], workers: int = 1) -> int:
+    """Bytes that one of so many workers holds between two steps; what can be divided is."""
+    total = 4  # the loss, beside the gradients
+    for name, weight in sizes.items():
+        count = part_length(weight.count, workers if weight.divisible else 1)
+        total += count * (WEIGHT + (GRADIENT + MOMENTS + AVERAGE) * name.startswith(trains))
+    return total

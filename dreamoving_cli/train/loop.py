@@ -10,8 +10,10 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,20 @@ from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack, save_pack
 from dreamoving_cli.train.adversary import Adversary
+from dreamoving_cli.train.checkpoint import read_checkpoint, write_checkpoint
 from dreamoving_cli.train.curve import Board, cut_log, draw_curve
 from dreamoving_cli.train.live import Clock
 from dreamoving_cli.train.losses import Facts, drift, noise_loss, reconstruction_loss, snr_schedule
 from dreamoving_cli.train.muon import Muon, is_matrix
 from dreamoving_cli.train.principal import start_from_components
 from dreamoving_cli.train.shard_store import open_store
-from dreamoving_cli.train.source import extended, load_start
+from dreamoving_cli.train.source import complete, extended, load_start, open_start
+from dreamoving_cli.train.split import Split, parameters_of
 from dreamoving_cli.train.stages import STAGES, Stage
 from dreamoving_cli.train.validation import Validation, validate
-from dreamoving_cli.whole import whole_file
 
 LOG_EVERY = 50  # steps
+PATIENCE = timedelta(hours=2)  # of workers that wait while the first one renders or writes
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Run:
     accumulate: int = 1  # shares of the batch that one worker computes one after the other
     device: str = "cpu"
     dtype: str = "fp32"  # of what layers compute, a key of DTYPES; weights and their updates stay fp32
+    split_weights: bool = False  # each worker holds a part of all weights and of what belongs to them
     recompute: bool = False  # activations again in the backward pass: less memory, a third more time
     cache_latents: bool = False
     max_steps: int | None = None  # stop here, before the stage's last step
@@ -102,10 +107,10 @@ def work(rank: int, run: Run, config: PackConfig | None, tokenizer: Any) -> None
     torch.set_num_threads(1 if run.workers > 1 else torch.get_num_threads())
     if run.workers > 1:
         backend = "nccl" if run.device.startswith("cuda") else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=run.workers)
+        dist.init_process_group(backend, rank=rank, world_size=run.workers, timeout=PATIENCE)
     stage = settings(run)
     if run.init is not None:
-        pack = load_start(run.init, stage)
+        pack = open_start(run.init, stage) if run.split_weights else load_start(run.init, stage)
     else:
         assert config is not None
         pack = build_pack(config, run.seed, tokenizer)
@@ -117,7 +122,7 @@ def work(rank: int, run: Run, config: PackConfig | None, tokenizer: Any) -> None
     while trainer.step < (run.max_steps or math.inf) and (progress := trainer.progress()) < 1:
         trainer.train_step(progress)
     trainer.check_frozen()
-    if rank == 0:
+    if trainer.writes:
         trainer.save()
         trainer.export()
     if run.workers > 1:
@@ -131,11 +136,16 @@ class Trainer:
         self.run, self.stage, self.pack, self.rank, self.step = run, stage, pack, rank, 0
         self.device = choose_device(f"cuda:{rank}" if run.device == "cuda" else run.device)
         networks: dict[str, Any] = pack.networks()
-        for network in networks.values():
-            network.to(self.device, memory_format=layout(self.device)).train()
+        self.split = Split(rank, run.workers, self.device)
+        named: dict[str, Tensor] = {}
+        for name, network in networks.items():
+            complete(pack, name, stage)
+            network.to(memory_format=layout(self.device)).train()
+            named |= self.split.divide(name, network) if run.split_weights else parameters_of(name, network)
+            network.to(self.device)
             if hasattr(network, "recompute"):
                 network.recompute = run.recompute
-        named = {f"{net}.{name}": p for net, m in networks.items() for name, p in m.named_parameters()}
+        pack.any_of = self.split.any_of
         for p in named.values():
             p.requires_grad_(False)
         self.trained = {n: p.requires_grad_(True) for n, p in named.items() if n.startswith(stage.trains)}
@@ -153,14 +163,15 @@ class Trainer:
             )
             self.adversary = Adversary(stage.adversary, self.device) if stage.adversary else None
         extra = list(self.facts.parameters()) if self.facts else []
-        self.parameters = [*self.trained.values(), *extra]
-        self.gradient = flat_gradient(self.parameters)
+        mine, everyones = self.split.sorted(self.trained)
+        self.parameters = [*mine, *everyones, *extra]
+        self.gradient, self.own = flat_gradient(self.parameters), sum(p.numel() for p in mine)
         use_muon = stage.optimizer == "muon"
         matrices = {n: p for n, p in self.trained.items() if use_muon and is_matrix(n, p)}
         self.muon = Muon(matrices, stage.weight_decay)
-        rest = [*(p for n, p in self.trained.items() if n not in matrices), *extra]
+        others = [*(p for n, p in self.trained.items() if n not in matrices), *extra]
         self.optimizer = torch.optim.AdamW(
-            rest, stage.lr, (0.9, 0.99 if use_muon else 0.999), weight_decay=stage.weight_decay, fused=True
+            others, stage.lr, (0.9, 0.99 if use_muon else 0.999), weight_decay=stage.weight_decay, fused=True
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}  # moves quickly at first
         self.store = open_store(run.data, pack, stage, run.cache_latents, run.follow)
@@ -178,7 +189,8 @@ class Trainer:
         if self.stage.data == "crop":
             return self.crop_loss(rng, generator, count)
         batch = self.store.batch(rng, count, self.stage.frames).to(self.device)
-        with torch.autocast(self.device.type, DTYPES[self.run.dtype], enabled=self.run.dtype != "fp32"):
+        low = torch.autocast(self.device.type, DTYPES[self.run.dtype], enabled=self.run.dtype != "fp32")
+        with low, self.split.forgetting():
             return noise_loss(self.pack, batch, generator, self.stage, self.facts, self.alphas)
 
     def crop_loss(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
@@ -212,7 +224,7 @@ class Trainer:
             loss.backward()
             self.gradient[-1] += loss.detach()
         self.average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.clip_gradients()
         self.optimizer.step()
         self.muon.step(rate)
         self.losses.append(self.gradient[-1].clone())
@@ -223,7 +235,20 @@ class Trainer:
         self.step += 1
         if self.rank == 0:
             self.log()
+        if self.save_is_due():
+            self.save()
+        if self.writes:
             self.look()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this worker takes part in writing: the first, and all that hold parts of it."""
+        return self.rank == 0 or self.run.split_weights
+
+    def save_is_due(self) -> bool:
+        """Whether the time for a checkpoint has come, by the first worker's clock."""
+        due = self.rank == 0 and time.monotonic() - self.saved_at > self.run.save_every_s
+        return self.split.any_of([due])[0]
 
     def check_frozen(self) -> None:
         """What the stage does not train has not moved by a bit."""
@@ -231,13 +256,24 @@ class Trainer:
         assert not moved, f"{self.run.stage} changed {moved[:3]}"
 
     def average_gradients(self) -> None:
-        """Mean over workers, of the loss too; parameters that a batch did not touch count as zero."""
+        """Mean over workers, of the loss too; parameters that a batch did not touch count as zero.
+
+        Gradients of divided weights were summed where they arose.
+        """
         if self.run.workers > 1:
-            dist.all_reduce(self.gradient)
+            dist.all_reduce(self.gradient[self.own :])
             self.gradient /= self.run.workers
 
+    def clip_gradients(self) -> None:
+        """All gradients together have a length of 1 at most."""
+        if self.split.divided:
+            norm = self.split.norm(self.gradient[: self.own], self.gradient[self.own : -1])
+            self.gradient[:-1] *= (1 / (norm + 1e-6)).clamp(max=1)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+
     def log(self) -> None:
-        """A line every 50 steps, a checkpoint now and then."""
+        """A line every 50 steps."""
         if self.step % LOG_EVERY == 0:
             line = {
                 "step": self.step,
@@ -249,76 +285,38 @@ class Trainer:
             if self.board:
                 self.board.add(line, float(self.optimizer.param_groups[0]["lr"]))
             del self.losses[:-LOG_EVERY]
-        if time.monotonic() - self.saved_at > self.run.save_every_s:
-            self.save()
 
     def look(self) -> None:
         """A render with the averaged weights, where the run asks for one at this step."""
         wanted = self.run.validation
         if wanted is None or self.step % wanted.every:
             return
-        kept = {n: p.detach().clone() for n, p in self.trained.items()}
         self.export(self.run.out / "validation" / "pack")
-        with torch.no_grad():
-            for n, p in self.trained.items():
-                p.copy_(kept[n])
-        validate(wanted, self.run.out / "validation", self.step)
-
-    def drawn(self) -> dict[str, int]:
-        """What decides which data a step sees, beside its number."""
-        return {"seed": self.run.seed, "batch": self.stage.batch, "shares": self.run.shares}
+        if self.rank == 0:
+            validate(wanted, self.run.out / "validation", self.step)
 
     def save(self) -> None:
         """Write the checkpoint, whole, and the curve of the losses so far."""
         self.saved_at = time.monotonic()
-        state = {
-            "stage": self.run.stage, "step": self.step, "drawn": self.drawn(),
-            "losses": [float(loss) for loss in self.losses[-LOG_EVERY:]],
-            "spent": self.clock.used_s if self.run.minutes else 0.0,
-            "adversary": self.adversary.state() if self.adversary else None,
-            "optimizer": self.optimizer.state_dict(), "momentum": self.muon.momentum,
-            "trained": {n: p.detach() for n, p in self.trained.items()}, "average": self.average,
-            "facts": self.facts.state_dict() if self.facts else None,
-        }  # fmt: skip
-        with whole_file(self.run.out / "state.pt") as part:
-            torch.save(state, part)
-        draw_curve(self.run.out)
+        write_checkpoint(self)
+        if self.rank == 0:
+            draw_curve(self.run.out)
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
-        path = self.run.out / "state.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        if state["stage"] != self.run.stage or state.get("drawn", self.drawn()) != self.drawn():
-            before, now = (state["stage"], state.get("drawn")), (self.run.stage, self.drawn())
-            raise UsageError(
-                f"{path} was begun with {before}, now it is {now}",
-                "Give the same stage, seed, batch, workers and accumulation, or another --out.",
-            )
-        self.step, self.clock.used_s = state["step"], state.get("spent", 0.0)
-        self.losses = [torch.tensor(loss, device=self.device) for loss in state.get("losses", [])]
+        read_checkpoint(self)
         if self.rank == 0:
             cut_log(self.run.out, self.step)
-        self.optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            for n, p in self.trained.items():
-                p.copy_(state["trained"][n])
-                self.average[n].copy_(state["average"][n])
-            for n, m in self.muon.momentum.items():
-                m.copy_(state["momentum"][n])
-        if self.facts:
-            self.facts.load_state_dict(state["facts"])
-        if self.adversary and state.get("adversary"):
-            self.adversary.load(state["adversary"])
 
     def export(self, folder: Path | None = None) -> None:
         """The pack with averaged weights, in half precision; its window as long as a motion stage's runs."""
-        with torch.no_grad():
-            for n, p in self.trained.items():
-                p.copy_(self.average[n])
+        states = self.split.tensors(self.pack.networks(), self.average)
+        if self.rank:
+            for _, tensors in states:
+                deque(tensors, maxlen=0)  # others need this process's parts
+            return
         config = extended(self.pack.config, self.stage)
-        save_pack(replace(self.pack, config=config), folder or self.run.out / "pack")
+        save_pack(replace(self.pack, config=config), folder or self.run.out / "pack", states=states)
 
 
 def learning_rate(stage: Stage, step: int, progress: float) -> float:

@@ -145,16 +145,18 @@ def image_prompts(
     """Keys of face, cloth and style for every cross-attention, strengths b 1 1 1, and the loss of `facts`."""
     kinds, extra = [], dropped.new_zeros(())
     for kind, pixels in batch.pictures.items():
-        if float(torch.rand((), generator=generator)) < UNUSED[kind]:
+        used = float(torch.rand((), generator=generator)) >= UNUSED[kind]
+        if not pack.any_of([used])[0]:
             continue
         chance = 0.0 if kind == "style" else absent
-        present = (torch.rand(len(pixels), generator=generator) >= chance).float()
+        drawn = torch.rand(len(pixels), generator=generator) if used else torch.zeros(len(pixels))
+        present = (drawn >= chance).float()
         present = present.to(dropped.device, non_blocking=True)
         kept = pixels * rearrange(1 - dropped, "b -> b 1 1 1")  # all zero means "no picture"
         tokens = pack.guider.tokens(kind, pack.image_features(kept))
         if facts is not None and kind in Facts.SIZES:
             extra = extra + facts(kind, tokens, batch.facts, 1 - dropped)
-        strength = rearrange(torch.maximum(present, dropped), "b -> b 1 1 1")
+        strength = rearrange(torch.maximum(present, dropped) * float(used), "b -> b 1 1 1")
         kinds.append([(k, v, strength) for k, v in pack.guider.keys(kind, tokens)])
     return kinds, extra
 
@@ -220,17 +222,39 @@ def control_residuals(
 ) -> list[Tensor] | None:
     """Residuals of the controls drawn for this batch: pose alone, depth alone, both, or (rarely) none.
 
+    A ControlNet that another process runs is run here too, and counts for nothing.
+    """
+    drawn = draw_controls(pack, batch, settings, generator)
+    if not settings.controls:
+        return None
+    every = []
+    for kind, runs in zip(pack.controlnets, pack.any_of([k in drawn for k in pack.controlnets]), strict=True):
+        if runs:
+            net = pack.controlnets[kind]
+            keys = [[(k, v, 1.0)] for k, v in net.text_keys(text)]
+            embedded = net.embed_control(shown(pack, batch, kind))
+            every.append(net(x, t, keys, embedded, float(kind in drawn), use_motion=settings.motion))
+    return add_residuals(every) if every else None
+
+
+def draw_controls(pack: Pack, batch: Batch, settings: Any, generator: torch.Generator) -> list[str]:
+    """The kinds of control that a batch shows.
+
     A stage that trains nothing but ControlNets is never without: nothing could be learned from that.
     """
     draw = float(torch.rand((), generator=generator))
     known = [kind for kind in batch.controls if kind in pack.controlnets]
     others = any(not part.startswith("controlnet_") for part in settings.trains)
-    if not settings.controls or not known or (draw > 0.97 and others):
-        return None
+    if not settings.controls or (draw > 0.97 and others):
+        return []
     drawn = ["pose"] if draw < 0.55 else ["depth"] if draw < 0.75 else ["pose", "depth"]
-    every = []
-    for kind in [kind for kind in drawn if kind in known] or known:
-        net = pack.controlnets[kind]
-        keys = [[(k, v, 1.0)] for k, v in net.text_keys(text)]
-        every.append(net(x, t, keys, net.embed_control(batch.controls[kind]), use_motion=settings.motion))
-    return add_residuals(every)
+    return [kind for kind in drawn if kind in known] or known
+
+
+def shown(pack: Pack, batch: Batch, kind: str) -> Tensor:
+    """The batch's control of a kind, b 3 f h w; black if it has none."""
+    if kind in batch.controls:
+        return batch.controls[kind]
+    rows, _, frames, height, width = batch.latents.shape
+    factor = pack.config.pixel_factor
+    return batch.latents.new_zeros(rows, 3, frames, height * factor, width * factor)

@@ -75,6 +75,9 @@ class TrainOptions(Options):
     beta_schedule: Literal["linear", "scaled_linear"] | None = key(None, "The noise schedule.")
     accumulate: int = key(1, "Shares of the batch that a worker computes one after the other.", ge=1)
     workers: int = key(1, "Processes: one a GPU, or one a CPU core.", ge=1)
+    split_weights: bool = key(
+        False, "Each worker holds a part of weights, gradients and moments (as FSDP): less memory."
+    )
     device: str = key("auto", "auto, cpu or cuda.")
     dtype: Literal["fp32", "bf16"] = key("fp32", "What layers compute in; weights are kept in fp32.")
     recompute: bool = key(False, "Gradient checkpointing: less memory, more time.")
@@ -131,7 +134,25 @@ def chosen_stage(name: str, options: TrainOptions) -> Stage:
             f"a batch of {stage.batch} does not divide by {options.workers} workers x {options.accumulate}",
             "Choose a batch that does.",
         )
+    if options.split_weights:
+        require_splittable(stage, options.workers)
     return stage
+
+
+def require_splittable(stage: Stage, workers: int) -> None:
+    """Refuse to divide the weights of a stage that needs them whole."""
+    if workers == 1:
+        raise UsageError("split_weights is true with one worker", "Set workers: 2 or more, or leave it out.")
+    if stage.optimizer != "adamw":
+        raise UsageError(
+            f"split_weights is true with optimizer '{stage.optimizer}', which needs whole matrices",
+            "Set optimizer: adamw, or leave split_weights out.",
+        )
+    if stage.data == "crop" or stage.facts:
+        raise UsageError(
+            "split_weights is true for a stage that makes the miniature from nothing",
+            "Leave it out: the miniature is small.",
+        )
 
 
 def as_run(name: str, options: TrainOptions, max_steps: int | None = None) -> "Run":
@@ -145,8 +166,8 @@ def as_run(name: str, options: TrainOptions, max_steps: int | None = None) -> "R
         name, options.data, options.out, None if options.model is None else Path(options.model),
         workers=options.workers, save_every_s=options.save_every_s, seed=options.seed,
         chosen=chosen_stage(name, options), accumulate=options.accumulate, device=device, dtype=options.dtype,
-        recompute=options.recompute, cache_latents=options.cache_latents, max_steps=max_steps,
-        tensorboard=options.tensorboard,
+        split_weights=options.split_weights, recompute=options.recompute, cache_latents=options.cache_latents,
+        max_steps=max_steps, tensorboard=options.tensorboard,
         validation=None if shown is None else Validation(**shown.model_dump()),
     )  # fmt: skip
 

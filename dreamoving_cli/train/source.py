@@ -4,33 +4,47 @@ from pathlib import Path
 from typing import Any
 
 from dreamoving_cli.models.config import PackConfig
-from dreamoving_cli.models.load import Pack, load_pack
+from dreamoving_cli.models.controlnet import VideoControlNet
+from dreamoving_cli.models.load import Pack, fill, open_pack
 from dreamoving_cli.models.motion import MotionBlocks
+from dreamoving_cli.models.strict import is_empty
 from dreamoving_cli.train.stages import Stage
 
 
 def load_start(source: Path, stage: Stage) -> Pack:
     """The pack that a stage goes on with; of public files only those that the stage needs."""
-    if (source / "config.json").is_file():
-        pack = load_pack(source)
-    else:
-        from dreamoving_cli.recipes import find_recipe
-
-        controls = ("pose", "depth") if stage.controls else ()
-        pictures = ("face", "cloth") if stage.images else ()
-        pack = load_pack(find_recipe(str(source), controls, pictures))
-    if stage.motion and stage.controls:
-        give_motion(pack)
+    pack = open_start(source, stage)
+    for name in pack.networks():
+        complete(pack, name, stage)
     return pack
 
 
-def give_motion(pack: Pack) -> None:
-    """Motion blocks, the identity until they are trained, for ControlNets that have none."""
-    if pack.config.motion is None:
+def open_start(source: Path, stage: Stage) -> Pack:
+    """The same, its networks still empty: to be completed one by one."""
+    if (source / "config.json").is_file():
+        return open_pack(source)
+    from dreamoving_cli.recipes import find_recipe
+
+    controls = ("pose", "depth") if stage.controls else ()
+    pictures = ("face", "cloth") if stage.images else ()
+    return open_pack(find_recipe(str(source), controls, pictures))
+
+
+def complete(pack: Pack, name: str, stage: Stage) -> None:
+    """Read a network that is empty; give a ControlNet motion blocks if the stage wants some."""
+    if is_empty(pack.networks()[name]):
+        fill(pack, name)
+    if stage.motion and stage.controls:
+        give_motion(pack, name)
+
+
+def give_motion(pack: Pack, name: str) -> None:
+    """Motion blocks, the identity until they are trained, for a ControlNet that has none: a public file's."""
+    net = pack.networks()[name]
+    if pack.config.motion is None or not isinstance(net, VideoControlNet):
         return
-    for net in pack.controlnets.values():
-        if net.motion is None:  # a public file
-            net.motion = MotionBlocks(net.controlnet, pack.config.motion)
+    if net.motion is None:
+        net.motion = MotionBlocks(net.controlnet, pack.config.motion)
     pack.config = pack.config.model_copy(update={"controlnet_motion": True})
 
 
