@@ -40,7 +40,7 @@ class Counting:
 
 @st.composite
 def placed(draw: st.DrawFn) -> Windows:
-    context = draw(st.integers(2, 12))
+    context, ranks = draw(st.integers(2, 12)), draw(st.integers(1, 3))
     return Windows(
         draw(st.integers(1, 60)),
         context,
@@ -49,6 +49,8 @@ def placed(draw: st.DrawFn) -> Windows:
         draw(st.sampled_from(sorted(SCHEDULES))),
         window_batch=draw(st.integers(1, 3)),
         cuts=tuple(draw(st.sets(st.integers(1, 59), max_size=3))),
+        rank=draw(st.integers(0, ranks - 1)),
+        ranks=ranks,
     )
 
 
