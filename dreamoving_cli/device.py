@@ -66,6 +66,8 @@ def choose_devices(asked: str = "auto") -> tuple[torch.device, ...]:
     numbers = [device.index or 0 for device in devices]
     if devices[0].type != "cpu" and len(set(numbers)) < len(numbers):
         raise UsageError(f"device is '{asked}'", "Name each device once.")
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+        raise UsageError(f"device is '{asked}', and this PyTorch has no gloo", "Give one device.")
     return devices
 
 
