@@ -158,17 +158,17 @@ def test_a_real_limit_of_memory_lowers_the_mode_in_the_midst(tmp_path: Path) -> 
     """All windows at once do not fit into what the system allows from the second step on; one does."""
     settings = public.config().model_copy(update={"guider": {}, "image": None})
     save_pack(public.random_pack(settings), tmp_path / "pack")
-    points = np.random.default_rng(0).uniform(5, 120, (17, 1, NUM_POINTS, 2)).astype(np.float32)
+    points = np.random.default_rng(0).uniform(5, 120, (34, 1, NUM_POINTS, 2)).astype(np.float32)
     scores = np.ones(points.shape[:3], np.float32)
     save_poses(tmp_path / "pose.json", Poses(Fraction(24), 128, 128, points, scores))
-    windows = {"context_frames": 4, "context_overlap": 1, "window_batch": 6}
+    windows = {"context_frames": 4, "context_overlap": 1, "window_batch": 12}
     options = RenderOptions(
         model=str(tmp_path / "pack"), pose=tmp_path / "pose.json", steps=2, seed=5, size="128x128",
         guidance_scale=2.0, codec="png", context=windows,
     )  # fmt: skip
     (tmp_path / "preset.yaml").write_text(yaml.safe_dump(options.model_dump(mode="json")))
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, tmp_path / "preset.yaml", tmp_path / "again", "20"],
+        [sys.executable, "-c", LIMITED, tmp_path / "preset.yaml", tmp_path / "again", "44"],
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2], text=True, capture_output=True, check=False,
     )  # fmt: skip
@@ -176,7 +176,7 @@ def test_a_real_limit_of_memory_lowers_the_mode_in_the_midst(tmp_path: Path) -> 
     assert done.stdout.strip() == "[0, 1, 2]"
     assert [line.split(":")[0] for line in told(tmp_path / "again")] == ["high", "low"]
     assert "out of memory (denoise): going on with --vram low" in done.stderr
-    assert pixels(tmp_path / "again").shape == (17, 128, 128, 3)
+    assert pixels(tmp_path / "again").shape == (34, 128, 128, 3)
 
 
 def test_where_min_runs_out_too_the_state_is_kept(
