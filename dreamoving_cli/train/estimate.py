@@ -27,14 +27,14 @@ def estimate(run: Run) -> dict[str, Any]:
     trained = [name for name in sizes if name.startswith(stage.trains)]
     total, ours = (sum(sizes[name].count for name in names) for names in (sizes, trained))
     parts = sorted({".".join(name.split(".")[:2]) for name in trained})
-    split = {w: round(held(sizes, stage.trains, w) / GIB, 2) for w in sorted({2, 4, 8, run.workers} - {1})}
+    gib = {w: round(held(sizes, stage.trains, w) / GIB, 2) for w in sorted({1, 2, 4, 8, run.workers})}
     return {
         "stage": run.stage,
         "trains": parts,
         "trained_millions": round(ours / 1e6, 2),
         "frozen_millions": round((total - ours) / 1e6, 2),
-        "held_gib": split[run.workers] if run.split_weights else round(held(sizes, stage.trains) / GIB, 2),
-        "held_gib_each_if_split": split,
+        "held_gib": gib[run.workers if run.split_weights else 1],
+        **{f"held_gib_split_by_{w}": value for w, value in gib.items() if w > 1 and stage.divisible},
         "steps": stage.steps,
         "batch": f"{stage.batch} = {run.workers} workers x {run.accumulate} x {stage.batch // run.shares}",
         "frames": stage.frames,

@@ -148,7 +148,7 @@ def require_splittable(stage: Stage, workers: int) -> None:
             f"split_weights is true with optimizer '{stage.optimizer}', which needs whole matrices",
             "Set optimizer: adamw, or leave split_weights out.",
         )
-    if stage.data == "crop" or stage.facts:
+    if not stage.divisible:
         raise UsageError(
             "split_weights is true for a stage that makes the miniature from nothing",
             "Leave it out: the miniature is small.",

@@ -44,6 +44,11 @@ class Stage:
     snr_gamma: float = 0.0  # min-SNR weights (Hang et al. 2023); 0 = none
     beta_schedule: str | None = None  # of the noise; None = the pack's
 
+    @property
+    def divisible(self) -> bool:
+        """Whether each worker may hold a part of the weights: AdamW works on parts, all else on wholes."""
+        return self.optimizer == "adamw" and self.data != "crop" and not self.facts
+
 
 ALL: dict[str, Any] = {"controls": True, "images": True, "motion": True, "shared_noise": 1.0}
 IMAGE_PROMPTS = ("guider.", "image_encoder.")

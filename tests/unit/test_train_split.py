@@ -20,17 +20,17 @@ from dreamoving_cli.dataset.shards import write_shard
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.load import load_pack
 from dreamoving_cli.train import loop, split
-from dreamoving_cli.train.estimate import held, parameter_sizes
+from dreamoving_cli.train.estimate import estimate, held, parameter_sizes
 from dreamoving_cli.train.loop import Run, Trainer
 from dreamoving_cli.train.losses import control_residuals, image_prompts
 from dreamoving_cli.train.options import as_run
 from dreamoving_cli.train.shard_store import ShardStore
 from dreamoving_cli.train.split import Divided, Split, part_length
-from dreamoving_cli.train.stages import PAPER
+from dreamoving_cli.train.stages import PAPER, STAGES
 from tests.shards import make_sample, options, same, state_of, talking_pack
 
 MODES: dict[str, dict[str, Any]] = {  # what else is on, so that everything is on in one of them
-    "content-guider": {"frames": 1, "fps": None, "dtype": "bf16", "accumulate": 2},
+    "content-guider": {"frames": 1, "fps": None, "dtype": "bf16"},
     "long-frames": {"snr_gamma": 5.0},
     "video-controlnet": {"recompute": True, "accumulate": 2},
     "expression": {"dtype": "bf16", "recompute": True},
@@ -73,8 +73,8 @@ def halves(
                 alone(stage, data, folder / "one", start),
                 split_run(stage, data, folder / "two", start),
             )
-            for run in done[stage]:
-                work(run)
+            work(done[stage][0], listening)
+            work(done[stage][1])
         return done[stage]
 
     return trained
@@ -82,7 +82,7 @@ def halves(
 
 def split_run(stage: str, data: Path, out: Path, start: Path, **more: Any) -> Run:
     """Two processes, each with half of the weights."""
-    mode = {"batch": 2 * MODES[stage].get("accumulate", 1), **MODES[stage]}
+    mode = {"batch": 2 * MODES.get(stage, {}).get("accumulate", 1), **MODES.get(stage, {})}
     values = {"size": "64x32", "frames": 2, "workers": 2, "split_weights": True}
     return as_run(stage, options(data, out, start, **{**values, **mode, **more}))
 
@@ -109,6 +109,14 @@ def work(run: Run, each: Callable[[int, Run], None] | None = None, exits: int = 
         for process in processes:
             process.join(300)
     assert [process.exitcode for process in processes] == [exits] * run.workers
+
+
+def listening(rank: int, run: Run) -> None:
+    """Do the run, and write down which ControlNets each share of a batch has drawn."""
+    drawn: list[list[bool]] = []
+    Split.any_of = lambda self, flags: drawn.append(list(flags)) or list(flags)  # type: ignore[method-assign, func-returns-value]
+    loop.work(rank, run, None, None)
+    (run.out / "drawn.json").write_text(json.dumps([flags for flags in drawn if len(flags) > 1]))
 
 
 def aligned(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,6 +161,8 @@ def test_two_processes_with_halves_end_as_one(
     one, two = halves(stage)
     whole, parts, before = state_of(one.out), state_of(two.out), weights(start)
     np.testing.assert_allclose(whole["losses"], parts["losses"], rtol=1e-5)
+    drawn = json.loads((one.out / "drawn.json").read_text())
+    assert PAPER[stage].controls == any(a != b for a, b in zip(drawn[::2], drawn[1::2], strict=True))
     assert list(whole["trained"]) == list(parts["trained"]) == [n for n in before if n in whole["trained"]]
     assert all(name.startswith(PAPER[stage].trains) for name in parts["trained"])
     for key in ("trained", "average"):
@@ -184,26 +194,66 @@ def test_what_they_export_is_the_same_ordinary_pack(
                 assert torch.equal(value, first[key].half())
 
 
-def test_a_killed_run_of_halves_ends_as_an_uninterrupted_one(
-    data: Path, start: Path, tmp_path: Path, halves: Callable[[str], tuple[Run, Run]]
-) -> None:
-    """kill -9 of both right after a checkpoint and a step; what is left resumes to the same bits."""
-    _, uncut = halves("long-frames")
-    cut = split_run("long-frames", data, tmp_path / "cut", start)
+# --- files
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, data: Path, start: Path) -> Run:
+    """Both processes die by kill -9 right after a checkpoint and a step; beside it lies what each held."""
+    cut = split_run("long-frames", data, tmp_path_factory.mktemp("killed"), start)
 
     def doomed(rank: int, run: Run) -> None:
-        loop.dist.init_process_group("gloo", rank=rank, world_size=2)
-        trainer = Trainer(run, loop.settings(run), loop.open_start(start, loop.settings(run)), rank)
+        trainer, most, left = begun(rank, run), [0], [0]
+        gathered, forward = Divided.gathered, trainer.loss
+
+        def counting(self: Divided, part: Tensor) -> Tensor:
+            found = gathered(self, part)
+            alive = [known[0]() for known in split._alive.values()]
+            most.append(found.numel() + sum(weight.numel() for weight in alive if weight is not None))
+            return found
+
+        def watched(turn: int = 0) -> Tensor:
+            loss = forward(turn)
+            left.append(len(split._alive))
+            return loss
+
+        Divided.gathered, trainer.loss = counting, watched  # type: ignore[method-assign]
         trainer.train_step()
+        found = {"held": held_bytes(trainer), "most": max(most), "left": max(left)}
+        (run.out / f"{rank}.json").write_text(json.dumps(found))
         trainer.save()
         trainer.train_step()  # lost
         os.kill(os.getpid(), signal.SIGKILL)
 
     work(cut, doomed, exits=-signal.SIGKILL)
-    assert state_of(cut.out)["step"] == 1
-    work(cut)
-    assert same(state_of(uncut.out), state_of(cut.out))
-    packs = [sorted((run.out / "pack").rglob("*.safetensors")) for run in (uncut, cut)]
+    return cut
+
+
+def begun(rank: int, run: Run) -> Trainer:
+    """A worker before its first step."""
+    loop.dist.init_process_group("gloo", rank=rank, world_size=run.workers)
+    assert run.init is not None
+    return Trainer(run, loop.settings(run), loop.open_start(run.init, loop.settings(run)), rank)
+
+
+def held_bytes(trainer: Trainer) -> int:
+    """All tensors of a trainer's parameters and of what belongs to them."""
+    networks = trainer.pack.networks().values()
+    tensors = [p for network in networks for p in network.parameters()]
+    states = trainer.optimizer.state.values()
+    tensors += [value for state in states for value in state.values() if value.ndim]
+    return sum(t.untyped_storage().nbytes() for t in [*tensors, trainer.gradient, *trainer.average.values()])
+
+
+def test_a_killed_run_of_halves_ends_as_an_uninterrupted_one(
+    killed: Run, halves: Callable[[str], tuple[Run, Run]]
+) -> None:
+    assert state_of(killed.out)["step"] == 1
+    work(killed)
+    _, uncut = halves("long-frames")
+    assert same(state_of(uncut.out), state_of(killed.out))
+    packs = [sorted((run.out / "pack").rglob("*.safetensors")) for run in (uncut, killed)]
+    assert packs[0]
     assert [p.read_bytes() for p in packs[0]] == [p.read_bytes() for p in packs[1]]
 
 
@@ -216,16 +266,24 @@ def test_either_goes_on_with_the_other_s_checkpoint(
         for name, make in (("one", alone), ("two", split_run))
     )
     work(replace(one, max_steps=1))
-    written = state_of(one.out)
-    (two.out).mkdir()
+    two.out.mkdir()
     (two.out / "state.pt").write_bytes((one.out / "state.pt").read_bytes())
-    work(replace(two, max_steps=1))  # no step: read, written again
-    assert same(written, state_of(two.out))
-    (one.out / "state.pt").write_bytes((two.out / "state.pt").read_bytes())
+
+    def again(rank: int, run: Run) -> None:
+        trainer = begun(rank, run)
+        trainer.resume()
+        trainer.save()
+        if rank == 0:
+            (run.out / "state.pt").rename(run.out / "again.pt")
+        trainer.train_step()
+        trainer.save()
+
+    work(two, again)
+    assert same(state_of(one.out), torch.load(two.out / "again.pt", weights_only=True))
+    (one.out / "state.pt").write_bytes((two.out / "again.pt").read_bytes())
+    work(one)
     uncut = state_of(halves("long-frames")[0].out)
-    for run in (one, two):
-        work(run)
-        found = state_of(run.out)
+    for found in (state_of(one.out), state_of(two.out)):
         assert found["step"] == 2
         np.testing.assert_allclose(found["losses"], uncut["losses"], rtol=1e-5)
         assert distance(uncut["trained"], found["trained"], weights(start)) < 1e-2
@@ -234,50 +292,15 @@ def test_either_goes_on_with_the_other_s_checkpoint(
 # --- what a process holds
 
 
-def held_bytes(trainer: Trainer) -> int:
-    """All tensors of a trainer's parameters and of what belongs to them."""
-    networks = trainer.pack.networks().values()
-    tensors = [p for network in networks for p in network.parameters()]
-    states = trainer.optimizer.state.values()
-    tensors += [value for state in states for value in state.values() if value.ndim]
-    return sum(t.untyped_storage().nbytes() for t in [*tensors, trainer.gradient, *trainer.average.values()])
-
-
-def test_a_process_holds_its_half_and_little_else(data: Path, start: Path, tmp_path: Path) -> None:
-    """Counted in both: bytes held between steps are those that --dry-run says, and whole weights are few."""
-    run = split_run("expression", data, tmp_path, start)
-
-    def counted(rank: int, run: Run) -> None:
-        loop.dist.init_process_group("gloo", rank=rank, world_size=2)
-        trainer = Trainer(run, loop.settings(run), loop.open_start(start, loop.settings(run)), rank)
-        most, gathered = [0], Divided.gathered
-
-        def counting(self: Divided, part: Tensor) -> Tensor:
-            found = gathered(self, part)
-            alive = [known[0]() for known in split._alive.values()]
-            most.append(found.numel() + sum(weight.numel() for weight in alive if weight is not None))
-            return found
-
-        Divided.gathered = counting  # type: ignore[method-assign]
-        trainer.loss()
-        left = len(split._alive)
-        trainer.train_step()
-        found = {"held": held_bytes(trainer), "most": max(most), "left": left}
-        (run.out / f"{rank}.json").write_text(json.dumps(found))
-        loop.dist.destroy_process_group()
-
-    work(run, counted)
-    values = {n: p.numel() for n, p in weights(start).items()}
-    expected = held(parameter_sizes(load_pack(start)), PAPER["expression"].trains, workers=2)
+def test_a_process_holds_its_half_and_little_else(killed: Run, start: Path) -> None:
+    """Between two steps as many bytes as --dry-run says; while it computes, few weights are whole."""
+    sizes, trains = parameter_sizes(load_pack(start)), PAPER["long-frames"].trains
+    expected = held(sizes, trains, workers=2)
+    assert expected < 0.55 * held(sizes, trains)
     for rank in range(2):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert (
-            found["held"]
-            == expected
-            < 0.6 * held(parameter_sizes(load_pack(start)), PAPER["expression"].trains)
-        )
-        assert found["left"] == 0
-        assert found["most"] < 0.1 * sum(values.values())
+        found = json.loads((killed.out / f"{rank}.json").read_text())
+        assert (found["held"], found["left"]) == (expected, 0)
+        assert 0 < found["most"] < 0.1 * sum(weight.count for weight in sizes.values())
 
 
 @pytest.mark.parametrize(
@@ -330,7 +353,16 @@ def test_what_runs_for_another_process_s_sake_counts_for_nothing(data: Path, sta
     assert torch.equal(own[1][1], both[1][1])
 
 
-# --- refusals
+# --- what is said, and refused
+
+
+def test_a_dry_run_says_what_each_of_several_would_hold(start: Path, tmp_path: Path) -> None:
+    run = replace(split_run("expression", tmp_path, tmp_path, start, dtype="fp32"), workers=3)
+    found = estimate(run)
+    said = [found[f"held_gib_split_by_{workers}"] for workers in (2, 3, 4, 8)]
+    assert said == sorted(said, reverse=True)
+    assert found["held_gib"] == said[1] <= estimate(replace(run, split_weights=False))["held_gib"]
+    assert not any("split" in key for key in estimate(replace(run, chosen=STAGES["expression"])))
 
 
 @pytest.mark.parametrize(
@@ -339,8 +371,18 @@ def test_what_runs_for_another_process_s_sake_counts_for_nothing(data: Path, sta
         ({"workers": 1}, "with one worker"),
         ({"optimizer": "muon"}, "optimizer 'muon', which needs whole matrices"),
         ({"scale": "mini"}, "Set optimizer: adamw"),
+        (
+            {"stage": "picture", "frames": 1, "scale": "mini", "optimizer": "adamw"},
+            "makes the miniature from nothing",
+        ),
     ],
 )
 def test_what_cannot_be_split_is_refused(values: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
-        split_run("long-frames", tmp_path, tmp_path, tmp_path, **values)
+        split_run(
+            str(values.get("stage", "long-frames")),
+            tmp_path,
+            tmp_path,
+            tmp_path,
+            **{k: v for k, v in values.items() if k != "stage"},
+        )
