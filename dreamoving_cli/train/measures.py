@@ -97,6 +97,8 @@ def hair(true: Truth) -> np.ndarray:
         low = np.maximum([left - BESIDE * wide, top - CROWN * tall], 0).astype(int)
         high = np.maximum([left + (1 + BESIDE) * wide, top], 0).astype(int)
         place = (k, slice(low[1], high[1]), slice(low[0], high[0]))
+        if not masks[place].size:  # above the picture
+            continue
         pixels, bare = lab(true.frames[place] / 255), mean_lab(true.frames[k], skin)
         apart = [np.linalg.norm(pixels - color, axis=-1) for color in (wanted, bare)]
         masks[place] = (apart[0] < apart[1]) & (true.alpha[place] > SEEN)

@@ -164,6 +164,12 @@ def test_hair_is_where_the_truth_shows_its_color() -> None:
     wanted, bare = (lab(c[None, None])[0, 0] for c in (truth.hair, skin))
     assert np.linalg.norm(color - wanted) < np.linalg.norm(color - bare)
     assert not hair(replace(truth, hair=None)).any()
+    cut = replace(
+        truth,
+        points=truth.points - [0, truth.points[0, kp.FACE, 1].min()],
+        alpha=np.full_like(truth.alpha, 255),
+    )
+    assert not hair(cut).any()  # brows at the upper edge: nothing is above them
 
 
 def test_a_pattern_is_kept_or_not() -> None:
