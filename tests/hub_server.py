@@ -116,14 +116,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def give(self, data: bytes) -> None:
-        """A piece of the content; whoever hangs up gets no more."""
+        """A piece of the content, counted before it is there to be read; whoever hangs up gets no more."""
+        before = self.hub.sent.get(self.path, 0)
+        self.hub.sent[self.path] = before + len(data)
         try:
             self.wfile.write(data)
             self.wfile.flush()
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-            return
-        self.hub.sent[self.path] = self.hub.sent.get(self.path, 0) + len(data)
+            self.hub.sent[self.path] = before
 
 
 def begin(handler: Handler, data: bytes, start: int) -> None:

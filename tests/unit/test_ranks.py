@@ -169,11 +169,12 @@ def test_whatever_ends_the_block_ends_the_helpers(monkeypatch: pytest.MonkeyPatc
     threads: list[int] = []
     job = SimpleNamespace(device="cpu", devices=["cpu"] * 3)
     task = cast(Task, SimpleNamespace(job=job, of_rank=lambda rank: SimpleNamespace(job=job)))
+    before = set(psutil.Process().children())
     with suppress(KeyboardInterrupt), spread(task) as ranks:
-        assert ranks.count == len(psutil.Process().children()) + 1 == 3
+        assert ranks.count == len(set(psutil.Process().children()) - before) + 1 == 3
         ranks.check()
         raise KeyboardInterrupt
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
     assert not Path(ranks.store).parent.exists()
     assert threads == [max(1, torch.get_num_threads() // 3), torch.get_num_threads()]
 
