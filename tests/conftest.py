@@ -208,3 +208,14 @@ def shared_media() -> Path:
 
 
 VFR_MS = (0, 33, 67, 100, 300, 333, 367, 600, 617, 633, 650, 900)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread: what several processes of one thread each are compared with."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -14,28 +14,19 @@ from dreamoving_cli import render as rendering
 from dreamoving_cli.cli import app
 from dreamoving_cli.device import GIB, Machine, free_memory
 from dreamoving_cli.errors import DeviceMemoryError
-from dreamoving_cli.media.video import open_clip
 from dreamoving_cli.memory import NAMES, Mode, need
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import record_path
 from dreamoving_cli.plan import prepare
 from dreamoving_cli.render import render
 from dreamoving_cli.resume import state_path
+from tests.pictures import pixels
 
 pytestmark = pytest.mark.gpu
 
 
-def pixels(folder: Path) -> np.ndarray:
-    """f h w c of the written pictures."""
-    frames = []
-    for file in sorted(folder.glob("*.png")):
-        with open_clip(file) as clip:
-            frames.append(clip.read([0]))
-    return np.concatenate(frames).astype(np.float64)
-
-
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(np.square(a - b).mean(), 1e-9)))
+    return float(10 * np.log10(255**2 / max(np.square(a.astype(np.float64) - b).mean(), 1e-9)))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from dreamoving_cli.device import GIB, Machine
 from dreamoving_cli.errors import DeviceMemoryError, UsageError
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.media.images import write_image
-from dreamoving_cli.media.video import open_clip
 from dreamoving_cli.memory import NAMES, need
 from dreamoving_cli.models.load import build_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
@@ -29,6 +28,7 @@ from dreamoving_cli.plan import prepare
 from dreamoving_cli.render import plan, render
 from dreamoving_cli.resume import state_path
 from tests import checkpoints as public
+from tests.pictures import pixels
 
 FRAMES, SIDE, STEPS = 6, 48, 3
 
@@ -58,15 +58,6 @@ def options(inputs: Path) -> RenderOptions:
         codec="png",
         context={"context_frames": 4, "context_overlap": 1},
     )
-
-
-def pixels(folder: Path) -> np.ndarray:
-    """f h w c of the written pictures."""
-    frames = []
-    for file in sorted(folder.glob("*.png")):
-        with open_clip(file) as clip:
-            frames.append(clip.read([0]))
-    return np.concatenate(frames)
 
 
 def told(folder: Path) -> list[str]:

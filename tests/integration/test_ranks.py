@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,12 +17,14 @@ import yaml
 from dreamoving_cli.device import Machine
 from dreamoving_cli.errors import DeviceLostError
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
-from dreamoving_cli.media.video import open_clip
 from dreamoving_cli.models.load import build_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.render import plan, render
 from dreamoving_cli.resume import state_path
+from tests.pictures import pixels
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TWO = Machine("cpu,cpu")
 FRAMES, STEPS = 20, 5
@@ -43,29 +44,10 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> RenderOptions:
     )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """In every process: two ranks of one thread each are compared with one process of one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def whole(options: RenderOptions, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The pixels of one device."""
-    torch.set_num_threads(1)
     return pixels(render(options, tmp_path_factory.mktemp("whole") / "out", "cpu"))
-
-
-def pixels(folder: Path) -> np.ndarray:
-    """f h w c of a folder of pictures."""
-    frames = []
-    for file in sorted(folder.glob("*.png")):
-        with open_clip(file) as clip:
-            frames.append(clip.read([0]))
-    return np.concatenate(frames)
 
 
 KILLED = """

@@ -25,15 +25,9 @@ from dreamoving_cli.train.start import learn_words, require_clips
 from dreamoving_cli.train.synth import HELD_OUT
 from tests.clips import clips_config, random_pack, write_clips
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEEDS = (0, 2, 3, HELD_OUT)  # of two sizes
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

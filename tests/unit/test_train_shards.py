@@ -30,13 +30,7 @@ from dreamoving_cli.train.source import extended, load_start
 from dreamoving_cli.train.stages import PAPER, STAGES
 from tests.shards import FPS, make_sample, options, same, state_of, talking_pack
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

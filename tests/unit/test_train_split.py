@@ -31,20 +31,14 @@ from dreamoving_cli.train.split import Divided, Split, part_length
 from dreamoving_cli.train.stages import PAPER, STAGES
 from tests.shards import make_sample, options, same, state_of, talking_pack
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES: dict[str, dict[str, Any]] = {  # what else is on, so that everything is on in one of them
     "content-guider": {"frames": 1, "fps": None, "dtype": "bf16"},
     "long-frames": {"snr_gamma": 5.0},
     "video-controlnet": {"recompute": True, "accumulate": 2},
     "expression": {"dtype": "bf16", "recompute": True},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
