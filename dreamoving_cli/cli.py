@@ -158,7 +158,7 @@ def examples(
 @presets_app.command("list")
 def presets_list(as_json: AsJson = False) -> None:
     """Name each preset and say what it is for."""
-    from dreamoving_cli.options import preset_names, preset_purpose
+    from dreamoving_cli.presets import preset_names, preset_purpose
 
     show({name: preset_purpose(name) for name in preset_names()}, as_json)
 
@@ -166,7 +166,7 @@ def presets_list(as_json: AsJson = False) -> None:
 @presets_app.command("show")
 def presets_show(name: Preset) -> None:
     """Print a preset, complete and commented: a start for one of your own."""
-    from dreamoving_cli.options import load_preset, preset_path
+    from dreamoving_cli.presets import load_preset, preset_path
 
     load_preset(name)  # a broken file is refused, not shown
     typer.echo(preset_path(name).read_text(encoding="utf-8"), nl=False)
@@ -175,6 +175,6 @@ def presets_show(name: Preset) -> None:
 @presets_app.command("schema")
 def presets_schema() -> None:
     """Print the JSON schema of a preset, for editors."""
-    from dreamoving_cli.options import json_schema
+    from dreamoving_cli.presets import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))

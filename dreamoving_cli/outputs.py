@@ -8,7 +8,8 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from dreamoving_cli.options import MAX_SEED, RenderOptions, is_model_path, to_yaml
+from dreamoving_cli.options import MAX_SEED, RenderOptions, is_model_path
+from dreamoving_cli.presets import to_yaml
 
 RECORD_SUFFIX = ".dreamoving.yaml"
 SUFFIXES = {"vp9": ".webm", "prores": ".mov", "gif": ".gif", "png": ""}  # codec -> extension, .mp4 otherwise

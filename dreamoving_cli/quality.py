@@ -261,7 +261,7 @@ def _watch(clip: Clip, count: int, size: tuple[int, int], on_frame: OnFrame) -> 
 
 def _recorded(output: Path) -> tuple[Fraction, int | None]:
     """Start and hop of a render, from the record beside it, if there is one."""
-    from dreamoving_cli.options import load_preset
+    from dreamoving_cli.presets import load_preset
 
     path = record_path(output)
     if not path.is_file():

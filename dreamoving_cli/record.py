@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from dreamoving_cli import __version__
-from dreamoving_cli.options import RenderOptions, to_yaml
+from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import absolute, record_path
+from dreamoving_cli.presets import to_yaml
 from dreamoving_cli.weights import file_sha256
 from dreamoving_cli.whole import whole_file
 

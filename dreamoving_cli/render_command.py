@@ -11,8 +11,9 @@ import typer
 
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.flags import overrides, preset_flags
-from dreamoving_cli.options import RenderOptions, load_preset, preset_names
+from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import candidates, output_path, record_path, with_seed
+from dreamoving_cli.presets import load_preset, preset_names
 from dreamoving_cli.terminal import (
     RUN,
     AsJson,

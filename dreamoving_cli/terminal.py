@@ -76,7 +76,7 @@ def remember_debug(ctx: typer.Context, value: bool) -> bool:
 
 
 def complete_preset(incomplete: str) -> list[str]:
-    from dreamoving_cli.options import preset_names
+    from dreamoving_cli.presets import preset_names
 
     return [name for name in preset_names() if name.startswith(incomplete)]
 

@@ -22,8 +22,9 @@ from dreamoving_cli import __version__
 from dreamoving_cli.cli import app
 from dreamoving_cli.device import Machine
 from dreamoving_cli.errors import DeviceMemoryError, InputError, OutputError, UsageError, WeightsError
-from dreamoving_cli.options import RenderOptions, load_preset, preset_names, preset_path, to_yaml
+from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import record_path
+from dreamoving_cli.presets import load_preset, preset_names, preset_path, to_yaml
 
 COMMANDS = (
     [], ["render"], ["extract-pose"], ["quality"], ["examples"],

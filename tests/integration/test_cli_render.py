@@ -23,8 +23,8 @@ from dreamoving_cli.media.images import write_image
 from dreamoving_cli.media.video import open_clip, probe
 from dreamoving_cli.models.load import build_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
-from dreamoving_cli.options import load_preset
 from dreamoving_cli.outputs import record_path
+from dreamoving_cli.presets import load_preset
 from tests.conftest import HEAR_CTRL_C
 
 NTSC = Fraction(30000, 1001)

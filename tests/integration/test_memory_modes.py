@@ -126,7 +126,7 @@ import re, resource, sys
 from pathlib import Path
 from dreamoving_cli import render as rendering
 from dreamoving_cli.device import Machine, free_memory
-from dreamoving_cli.options import load_preset
+from dreamoving_cli.presets import load_preset
 
 def watch(stage, done, total):
     steps.extend([done] if stage == "denoise" else [])

@@ -54,7 +54,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import psutil
-from dreamoving_cli.options import load_preset
+from dreamoving_cli.presets import load_preset
 from dreamoving_cli.render import render
 
 def kill(stage, done, total):

@@ -19,8 +19,9 @@ from dreamoving_cli.media.video import open_clip, probe
 from dreamoving_cli.media.writer import write_video
 from dreamoving_cli.models.load import Pack, build_pack, open_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
-from dreamoving_cli.options import SAMPLERS, RenderOptions, load_preset
+from dreamoving_cli.options import SAMPLERS, RenderOptions
 from dreamoving_cli.outputs import record_path
+from dreamoving_cli.presets import load_preset
 from dreamoving_cli.record import record_matches
 from dreamoving_cli.render import plan, render
 from dreamoving_cli.resume import state_path

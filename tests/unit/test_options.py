@@ -10,12 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamoving_cli.errors import InputError, UsageError
-from dreamoving_cli.options import (
-    MAX_SEED,
-    SAMPLERS,
-    ContextOptions,
-    ControlOptions,
-    RenderOptions,
+from dreamoving_cli.options import MAX_SEED, SAMPLERS, ContextOptions, ControlOptions, RenderOptions
+from dreamoving_cli.presets import (
     json_schema,
     load_preset,
     preset_names,

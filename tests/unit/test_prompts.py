@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamoving_cli.errors import UsageError
-from dreamoving_cli.options import RenderOptions, to_yaml
+from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.presets import to_yaml
 from dreamoving_cli.prompts import MOST, FrameTexts, From, of_frames, read, written
 
 RATES = Fraction(30), Fraction(15)
