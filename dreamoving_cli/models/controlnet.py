@@ -21,6 +21,7 @@ from dreamoving_cli.models.config import MotionConfig, Span
 from dreamoving_cli.models.layers import (
     Pass,
     Prompt,
+    Run,
     add,
     count_rows,
     cross_attentions,
@@ -29,6 +30,7 @@ from dreamoving_cli.models.layers import (
     fold,
     in_walk,
     mid_walk,
+    plainly,
     prompt_keys,
 )
 from dreamoving_cli.models.motion import MotionBlocks
@@ -45,6 +47,7 @@ class VideoControlNet(nn.Module):
         self.motion = None if motion is None else MotionBlocks(self.controlnet, motion)
         self.resnet_norm: Span = resnet_norm
         self.recompute = False  # training with less memory, see `Pass`
+        self.run: Run = plainly
         # A small pack's hint encoder starts from patches: convolutions at full size cost more than all else.
         self.patch = math.isqrt(controlnet.get("conditioning_channels", 3) // 3)
 
@@ -78,7 +81,9 @@ class VideoControlNet(nn.Module):
         net, motion = self.controlnet, self.motion if use_motion else None
         time = embed_time(net, torch.as_tensor(t, device=x.device), x.shape[0], x.dtype)
         rows = count_rows(x.shape[0], prompts) * x.shape[2]
-        step = Pass(time, x.shape[2], in_walk(net, prompts), self.resnet_norm, self.recompute, rows)
+        step = Pass(
+            time, x.shape[2], in_walk(net, prompts), self.resnet_norm, self.recompute, rows, run=self.run
+        )
         states = down_walk(net, motion, net.conv_in(fold(x)) + embedded, step)
         middle = mid_walk(net.mid_block, motion, states[-1], step)
         heads = [*net.controlnet_down_blocks, net.controlnet_mid_block]

@@ -4,7 +4,7 @@ Hidden states are `(b f) c h w` in channels-last memory from the first convoluti
 tokens `(b f) (h w) c` are a view of them. Nothing here holds weights: functions call diffusers' modules.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,13 @@ from dreamoving_cli.models.anchors import Widen
 from dreamoving_cli.models.config import Span
 
 Prompt = tuple[Tensor, Tensor, float | Tensor]  # keys b h l d, values b h l d, strength
+Run = Callable[..., Tensor]  # run(region, block, *tensors): how blocks that repeat are computed
 INDEX_LIMIT = 2**31  # elements beyond which channels-last upsampling overflows on CUDA
+
+
+def plainly(region: Callable[..., Tensor], *given: Any) -> Tensor:
+    """The way of a network that nobody has compiled."""
+    return region(*given)
 
 
 @dataclass
@@ -33,6 +39,7 @@ class Pass:
     recompute: bool = False  # keep no activations inside a layer: the backward pass computes them again
     rows: int = 0  # (b f) once the text has entered; more than before where guidance has several branches
     widen: Widen | None = None  # what frames see in self-attention beside themselves; None: nothing
+    run: Run = plainly
 
 
 def fold(x: Tensor) -> Tensor:
@@ -136,25 +143,46 @@ def feed_forward(ff: Any, x: Tensor) -> Tensor:
     return x
 
 
-def transformer_block(block: Any, x: Tensor, step: Pass) -> Tensor:
-    """Self-attention, cross-attention, feed-forward; x: (b f) n c."""
-    x = x + self_attend(block.attn1, block.norm1(x), step.widen)
-    if block.attn2 is not None:
-        x = with_rows(x, step.rows)
-        x = x + cross_attend(block.attn2, block.norm2(x), next(step.prompts), step.num_frames)
+def transformer_block(
+    block: Any, x: Tensor, prompts: Sequence[Prompt] | None, frames: tuple[int, int], widen: Widen | None
+) -> Tensor:
+    """Self-attention, cross-attention, feed-forward; x: (b f) n c. frames: f, rows once the text is in."""
+    x = x + self_attend(block.attn1, block.norm1(x), widen)
+    if prompts is not None:
+        x = with_rows(x, frames[1])
+        x = x + cross_attend(block.attn2, block.norm2(x), prompts, frames[0])
     return x + feed_forward(block.ff, block.norm3(x))
 
 
 def transform(transformer: Any, x: Tensor, step: Pass) -> Tensor:
-    """A spatial transformer around its blocks; x: (b f) c h w."""
-    residual, height = x, x.shape[-2]
+    """A spatial transformer; x: (b f) c h w.
+
+    Where the text enters, rows may grow, and anchors come from outside: neither is left to `step.run`.
+    """
+    told = [None if b.attn2 is None else next(step.prompts) for b in transformer.transformer_blocks]
+    x = rearrange(x, "(b f) c h w -> b f c h w", f=step.num_frames)
+    if step.widen is not None or x.shape[0] * x.shape[1] < step.rows:
+        return spatial_block(transformer, x, told, step.rows, step.widen)
+    return step.run(spatial_block, transformer, x, told)
+
+
+def spatial_block(
+    transformer: Any,
+    x: Tensor,
+    prompts: Sequence[Sequence[Prompt] | None],
+    rows: int = 0,
+    widen: Widen | None = None,
+) -> Tensor:
+    """A spatial transformer around its blocks, b f c h w -> (b f) c h w; prompts: of each block."""
+    frames, height = x.shape[1], x.shape[-2]
+    residual = x = rearrange(x, "b f c h w -> (b f) c h w")
     x = transformer.norm(x)
     if transformer.use_linear_projection:
         x = transformer.proj_in(rearrange(x, "b c h w -> b (h w) c"))
     else:
         x = rearrange(transformer.proj_in(x), "b c h w -> b (h w) c")
-    for block in transformer.transformer_blocks:
-        x = transformer_block(block, x, step)
+    for block, told in zip(transformer.transformer_blocks, prompts, strict=True):
+        x = transformer_block(block, x, told, (frames, rows), widen)
     if transformer.use_linear_projection:
         x = rearrange(transformer.proj_out(x), "b (h w) c -> b c h w", h=height)
     else:
@@ -175,11 +203,20 @@ def group_norm(norm: nn.GroupNorm, x: Tensor, num_frames: int, span: Span) -> Te
 
 def resnet(block: Any, x: Tensor, step: Pass) -> Tensor:
     """A residual block; the time embedding is projected once a clip, not once a frame. x: (b f) c h w."""
-    residual = x if block.conv_shortcut is None else block.conv_shortcut(x)
-    x = block.conv1(block.nonlinearity(group_norm(block.norm1, x, step.num_frames, step.resnet_norm)))
     time = block.time_emb_proj(block.nonlinearity(step.time)).repeat_interleave(step.num_frames, dim=0)
-    x = x + rearrange(with_rows(time, len(x)), "b c -> b c 1 1")
-    x = block.nonlinearity(group_norm(block.norm2, x, step.num_frames, step.resnet_norm))
+    frames = 1 if step.resnet_norm == "frame" else step.num_frames  # a number that changes compiles anew
+    return step.run(residual_block, block, x, with_rows(time, len(x)), frames, step.resnet_norm)
+
+
+def residual_block(block: Any, x: Tensor, time: Tensor, num_frames: int, span: Span) -> Tensor:
+    """Two convolutions, each after norm and nonlinearity; x: (b f) c h w, time: (b f) c.
+
+    num_frames counts only where the norm spans the clip.
+    """
+    residual = x if block.conv_shortcut is None else block.conv_shortcut(x)
+    x = block.conv1(block.nonlinearity(group_norm(block.norm1, x, num_frames, span)))
+    x = x + rearrange(time, "b c -> b c 1 1")
+    x = block.nonlinearity(group_norm(block.norm2, x, num_frames, span))
     x = residual + block.conv2(block.dropout(x))
     return x if block.output_scale_factor == 1 else x / block.output_scale_factor
 
@@ -215,7 +252,7 @@ def _layer(parts: tuple[Any, Any, Any], x: Tensor, step: Pass) -> Tensor:
     block, attention, motion = parts
     x = resnet(block, x, step)
     x = x if attention is None else transform(attention, x, step)
-    return x if motion is None else motion(x, step.num_frames)
+    return x if motion is None else motion(x, step.num_frames, step.run)
 
 
 def down_walk(model: Any, motion: Any, x: Tensor, step: Pass) -> list[Tensor]:
@@ -238,7 +275,7 @@ def mid_walk(block: Any, motion: Any, x: Tensor, step: Pass) -> Tensor:
     x = resnet(block.resnets[0], x, step)
     for i, (attention, after) in enumerate(zip(attentions, block.resnets[1:], strict=True)):
         x = x if attention is None else transform(attention, x, step)
-        x = motions[i](x, step.num_frames) if motions else x
+        x = motions[i](x, step.num_frames, step.run) if motions else x
         x = resnet(after, x, step)
     return x
 

@@ -15,7 +15,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dreamoving_cli.models.config import MotionConfig
-from dreamoving_cli.models.layers import feed_forward, group_norm, in_order, split_heads
+from dreamoving_cli.models.layers import (
+    Run,
+    feed_forward,
+    group_norm,
+    in_order,
+    plainly,
+    split_heads,
+)
 
 MOST_ROWS = 2**15  # cells whose frames attend in one call: CUDA's kernels take no batch above 65,535
 
@@ -42,13 +49,15 @@ class TimeAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: n f c, normalized."""
-        x = x + sinusoid(x.shape[1], x.shape[2], x.device).to(x.dtype)
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x: n f c, normalized; positions: f c."""
+        x = x + positions
         q, k, v = (split_heads(layer(x), self.heads) for layer in (self.to_q, self.to_k, self.to_v))
-        rows = zip(*(part.split(MOST_ROWS) for part in (q, k, v)), strict=True)
-        parts = [F.scaled_dot_product_attention(q, k, v, scale=self.scale) for q, k, v in rows]
-        x = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(q) <= MOST_ROWS:
+            x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        else:
+            rows = zip(*(part.split(MOST_ROWS) for part in (q, k, v)), strict=True)
+            x = torch.cat([F.scaled_dot_product_attention(q, k, v, scale=self.scale) for q, k, v in rows])
         return self.to_out(rearrange(x, "n h f d -> n f (h d)"))
 
 
@@ -61,9 +70,9 @@ class TimeTransformer(nn.Module):
         self.norm2, self.attn2 = nn.LayerNorm(channels), TimeAttention(channels, heads, scale)
         self.norm3, self.ff = nn.LayerNorm(channels), FeedForward(channels, activation_fn="geglu")
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x))
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x), positions)
+        x = x + self.attn2(self.norm2(x), positions)
         return x + feed_forward(self.ff, self.norm3(x))
 
 
@@ -85,16 +94,22 @@ class MotionBlock(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+    def forward(self, x: Tensor, num_frames: int, run: Run = plainly) -> Tensor:
         """x: (b f) c h w; every cell attends along f."""
-        residual, height = x, x.shape[-2]
-        x = group_norm(self.norm, x, num_frames, self.span)
-        x = self.proj_in(rearrange(x, "(b f) c h w -> b f (h w) c", f=num_frames))
-        x = rearrange(x, "b f n c -> (b n) f c").contiguous()  # one copy: products of strided rows are slow
-        for block in self.transformer_blocks:
-            x = block(x)
-        x = rearrange(self.proj_out(x), "(b h w) f c -> (b f) c h w", h=height, w=residual.shape[-1])
-        return residual + x
+        positions = sinusoid(num_frames, self.proj_in.out_features, x.device).to(x.dtype)
+        return run(along_time, self, rearrange(x, "(b f) c h w -> b f c h w", f=num_frames), positions)
+
+
+def along_time(block: MotionBlock, x: Tensor, positions: Tensor) -> Tensor:
+    """What a motion block computes, b f c h w -> (b f) c h w; positions: f c."""
+    frames, height, width = x.shape[1], *x.shape[-2:]
+    residual = x = rearrange(x, "b f c h w -> (b f) c h w")
+    x = group_norm(block.norm, x, frames, block.span)
+    x = block.proj_in(rearrange(x, "(b f) c h w -> b f (h w) c", f=frames))
+    x = rearrange(x, "b f n c -> (b n) f c").contiguous()  # one copy: products of strided rows are slow
+    for transformer in block.transformer_blocks:
+        x = transformer(x, positions)
+    return residual + rearrange(block.proj_out(x), "(b h w) f c -> (b f) c h w", h=height, w=width)
 
 
 class _Level(nn.Module):

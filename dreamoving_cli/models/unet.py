@@ -21,6 +21,7 @@ from dreamoving_cli.models.config import MotionConfig, Span
 from dreamoving_cli.models.layers import (
     Pass,
     Prompt,
+    Run,
     add,
     count_rows,
     cross_attentions,
@@ -30,6 +31,7 @@ from dreamoving_cli.models.layers import (
     group_norm,
     in_walk,
     mid_walk,
+    plainly,
     prompt_keys,
     unfold,
     up_walk,
@@ -49,6 +51,7 @@ class VideoUNet(nn.Module):
         self.motion = None if motion is None else MotionBlocks(self.unet, motion)
         self.resnet_norm: Span = resnet_norm
         self.recompute = False  # training with less memory, see `Pass`
+        self.run: Run = plainly
 
     def text_keys(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the text for every cross-attention, down, mid, up; text: b l d -> b h l d."""
@@ -75,7 +78,7 @@ class VideoUNet(nn.Module):
         time = embed_time(self.unet, torch.as_tensor(t, device=x.device), batch, x.dtype)
         rows = count_rows(batch, prompts) * num_frames
         walk = in_walk(self.unet, prompts)
-        step = Pass(time, num_frames, walk, self.resnet_norm, self.recompute, rows, widen)
+        step = Pass(time, num_frames, walk, self.resnet_norm, self.recompute, rows, widen, run=self.run)
 
         skips = down_walk(self.unet, motion, self.unet.conv_in(fold(x)), step)
         x = mid_walk(self.unet.mid_block, motion, skips[-1], step)

@@ -11,7 +11,7 @@ from dreamoving_cli.bench import ours, peer
 from dreamoving_cli.bench.sizes import Task
 from dreamoving_cli.device import free_memory
 from dreamoving_cli.extract.depth_networks import LightNetwork
-from dreamoving_cli.models.motion import MOST_ROWS, TimeAttention
+from dreamoving_cli.models.motion import MOST_ROWS, TimeAttention, sinusoid
 from tests.goldens import check
 
 pytestmark = pytest.mark.gpu
@@ -30,9 +30,10 @@ def test_more_cells_attend_along_time_than_a_kernel_takes(device: str) -> None:
     torch.manual_seed(0)
     attention = TimeAttention(64, 8).eval().to(device)
     x = torch.randn(2 * MOST_ROWS + 5000, 4, 64, device=device)
-    whole = attention(x)
+    positions = sinusoid(4, 64, x.device)
+    whole = attention(x, positions)
     rows = torch.tensor([0, 1, MOST_ROWS - 1, MOST_ROWS, 2 * MOST_ROWS, len(x) - 1], device=device)
-    torch.testing.assert_close(whole[rows], attention(x[rows]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whole[rows], attention(x[rows], positions), rtol=1e-4, atol=1e-4)
 
 
 def test_depth_is_that_of_the_cpu(device: str) -> None:
