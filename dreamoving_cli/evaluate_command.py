@@ -63,8 +63,8 @@ def evaluate(
 ) -> None:
     """Render held-out synthetic clips and compare them with the truth; show what each part gives."""
     from dreamoving_cli.progress import progress
-    from dreamoving_cli.train.evaluate import VARIANTS, EvaluateOptions
     from dreamoving_cli.train.evaluate import evaluate as run
+    from dreamoving_cli.train.variants import VARIANTS, EvaluateOptions
 
     left_out = tuple(VARIANTS)[1:] if ablate else tuple(f"no-{part}" for part in without or ())
     options = EvaluateOptions(

@@ -16,6 +16,7 @@ from dreamoving_cli.extract import keypoints as kp
 from dreamoving_cli.models.load import build_pack
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.quality import JOINTS, Watched
+from dreamoving_cli.sampling import FrameNoise, Solver, make_scheduler
 from dreamoving_cli.train import agreement as agreed
 from dreamoving_cli.train import synth
 from dreamoving_cli.train.agreement import (
@@ -30,8 +31,9 @@ from dreamoving_cli.train.agreement import (
     watched,
     word_agreement,
 )
-from dreamoving_cli.train.evaluate import VARIANTS, EvaluateOptions, Variant, evaluate, seams, without_motion
+from dreamoving_cli.train.evaluate import evaluate, seams
 from dreamoving_cli.train.garments import COLORS
+from dreamoving_cli.train.losses import snr_schedule
 from dreamoving_cli.train.measures import (
     background,
     color_name,
@@ -45,8 +47,11 @@ from dreamoving_cli.train.measures import (
     torsos,
     warping_error,
 )
+from dreamoving_cli.train.noise_error import at_level
 from dreamoving_cli.train.scenes import make_clip
 from dreamoving_cli.train.synth import HELD_OUT
+from dreamoving_cli.train.variants import VARIANTS, EvaluateOptions, Ready, Variant, without_motion
+from dreamoving_cli.windows import Windows
 from tests.clips import FRAMES, random_pack, write_clips
 
 
@@ -257,6 +262,49 @@ def test_words_for_the_same_pictures_are_the_same(truth: Truth, monkeypatch: pyt
     assert word_agreement(truth.frames, replace(truth)) == {"said_pattern": 0.5}
 
 
+# --- the prediction itself
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize("window", [3, 16])
+def test_who_knows_the_noise_makes_no_error_and_who_says_nothing_errs_by_all_of_it(
+    prediction: str, window: int
+) -> None:
+    import torch
+
+    tiny = tiny_config()
+    schedule = tiny.scheduler.model_copy(
+        update={"prediction_type": prediction, "rescale_betas_zero_snr": False}
+    )
+    pack = build_pack(tiny.model_copy(update={"scheduler": schedule}), seed=0)
+    alphas = snr_schedule(pack)
+    clean = torch.randn(1, 4, 6, 3, 2, generator=torch.Generator().manual_seed(0))
+    scheduler = make_scheduler("ddim", 4, pack.config.scheduler.model_dump())
+    scheduler.timesteps = torch.tensor([800, 100])
+    solver = Solver(scheduler, FrameNoise(0, (4, 3, 2), 0.5), 6)
+
+    class Knows:
+        """Finds the noise in what it is shown."""
+
+        def predict_noise(self, x: torch.Tensor, t: torch.Tensor, windows: list[range]) -> torch.Tensor:
+            a, s = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
+            there = torch.cat([clean[:, :, list(w)] for w in windows])
+            noise = (x - a * there) / s
+            return a * noise - s * there if prediction == "v_prediction" else noise
+
+    class Silent:
+        def predict_noise(self, x: torch.Tensor, t: torch.Tensor, windows: list[range]) -> torch.Tensor:
+            return torch.zeros_like(x)
+
+    windows = Windows(6, window, 1)
+    for step in range(2):
+        error, size = at_level(Ready(Knows(), solver, windows), clean, alphas, step, pack)  # type: ignore[arg-type]
+        assert error.shape == (6, 3, 2)
+        assert float((error / size).max()) < 1e-8
+        error, size = at_level(Ready(Silent(), solver, windows), clean, alphas, step, pack)  # type: ignore[arg-type]
+        torch.testing.assert_close(error, size)
+
+
 # --- the whole
 
 
@@ -286,6 +334,8 @@ def test_several_packs_are_compared_on_the_same_clips(tmp_path: Path) -> None:
     assert means["truth"]["ssim"] == means["truth"]["said_skin"] == 1
     assert means["full"]["psnr"] < 40
     assert "seam" in means["full"]
+    assert means["full"]["noise_error"] == means["other"]["noise_error"] != means["no-face"]["noise_error"]
+    assert means["full"]["noise_error_person"] > 0
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["means"] == means
     assert (tmp_path / "out" / "evaluation.png").exists()
     with pytest.raises(UsageError, match="are called 'other'"):
