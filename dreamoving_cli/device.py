@@ -35,6 +35,7 @@ class Machine:
     device: str = "auto"  # or several, with commas between
     vram: str = "auto"  # or a name of memory.NAMES
     dtype: str = "auto"  # or a key of DTYPES
+    compile: str = "off"  # or another of compiling.NAMES
 
 
 def choose_device(asked: str = "auto") -> torch.device:

@@ -66,6 +66,11 @@ PROMPT_FILE = typer.Option(
     help="The prompt as a text, or as 'dreamoving caption' wrote it; by seconds or frames too.",
 )
 DTYPE = typer.Option("--dtype", rich_help_panel=RUN, help="Precision: auto, fp32, bf16, fp16.")
+COMPILE = typer.Option(
+    "--compile",
+    rich_help_panel=RUN,
+    help="off, or blocks: torch.compile for what repeats; minutes at first, for long clips on a GPU.",
+)
 
 
 @preset_flags
@@ -75,6 +80,7 @@ def render(
     device: Annotated[str, DEVICE] = "auto",
     vram: Annotated[str, VRAM] = "auto",
     dtype: Annotated[str, DTYPE] = "auto",
+    compiling: Annotated[str, COMPILE] = "off",
     caption: Annotated[str, CAPTION] = "auto",
     prompt_file: Annotated[Path | None, PROMPT_FILE] = None,
     dry_run: Annotated[bool, switch("--dry-run", "Print the plan and stop.")] = False,
@@ -111,7 +117,7 @@ def render(
         from dreamoving_cli.render import plan
         from dreamoving_cli.render import render as run
 
-    machine = Machine(device, vram, dtype)
+    machine = Machine(device, vram, dtype, compiling)
     if dry_run:
         return show({"output": str(output), **facts(plan(options, machine))}, as_json)
     from dreamoving_cli.progress import progress

@@ -34,8 +34,9 @@ class KeyValue(nn.Module):
             nn.init.normal_(layer.weight, std=KEY_STD)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """b l d -> keys and values b h l d."""
-        return split_heads(self.to_k_ip(tokens), self.heads), split_heads(self.to_v_ip(tokens), self.heads)
+        """b l d -> keys and values b h l d, in that order."""
+        keys, values = (split_heads(layer(tokens), self.heads) for layer in (self.to_k_ip, self.to_v_ip))
+        return keys.contiguous(), values.contiguous()
 
 
 class ContentGuider(nn.Module):

@@ -80,16 +80,23 @@ def attend(q: Tensor, prompts: Sequence[Prompt]) -> Tensor:
     of strength 0 is not computed.
     """
     total: Tensor | None = None
-    for k, v, strength in prompts:
-        if isinstance(strength, (int, float)) and strength == 0:
-            continue
-        if isinstance(strength, (int, float)) and strength != 1:
-            v, strength = v * strength, 1.0  # far fewer numbers than the result has
+    for k, v, strength in weighed(prompts):
         k, v = (x.expand(q.shape[0], -1, -1, -1) for x in (k, v))
         part = F.scaled_dot_product_attention(q, k, v)
         part = part if isinstance(strength, (int, float)) else part * strength
         total = part if total is None else total + part
     return torch.zeros_like(q) if total is None else total
+
+
+def weighed(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts that count; strengths that are numbers are in the values, far fewer than results are."""
+    found: list[Prompt] = []
+    for k, v, strength in prompts:
+        if isinstance(strength, Tensor):
+            found.append((k, v, strength))
+        elif strength:
+            found.append((k, v if strength == 1 else v * strength, 1.0))
+    return found
 
 
 def self_attend(attention: Any, x: Tensor, widen: Widen | None = None) -> Tensor:
@@ -103,10 +110,9 @@ def self_attend(attention: Any, x: Tensor, widen: Widen | None = None) -> Tensor
 
 
 def prompt_keys(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of a prompt for one cross-attention; tokens: b l d -> two of b h l d."""
-    return split_heads(attention.to_k(tokens), attention.heads), split_heads(
-        attention.to_v(tokens), attention.heads
-    )
+    """Keys and values of a prompt for one cross-attention; tokens: b l d -> two of b h l d, in that order."""
+    keys, values = (split_heads(of(tokens), attention.heads) for of in (attention.to_k, attention.to_v))
+    return keys.contiguous(), values.contiguous()
 
 
 def cross_attend(attention: Any, x: Tensor, prompts: Sequence[Prompt], num_frames: int) -> Tensor:
@@ -159,7 +165,8 @@ def transform(transformer: Any, x: Tensor, step: Pass) -> Tensor:
 
     Where the text enters, rows may grow, and anchors come from outside: neither is left to `step.run`.
     """
-    told = [None if b.attn2 is None else next(step.prompts) for b in transformer.transformer_blocks]
+    heard = [b.attn2 is not None for b in transformer.transformer_blocks]
+    told = [weighed(next(step.prompts)) if hears else None for hears in heard]
     x = rearrange(x, "(b f) c h w -> b f c h w", f=step.num_frames)
     if step.widen is not None or x.shape[0] * x.shape[1] < step.rows:
         return spatial_block(transformer, x, told, step.rows, step.widen)

@@ -150,6 +150,8 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
         "low",
         "--dtype",
         "bf16",
+        "--compile",
+        "blocks",
         "-o",
         "o.webm",
     )
@@ -172,7 +174,7 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
         0.1,
         0.9,
     )
-    assert (output, device) == (Path("o.webm"), Machine("cpu", "low", "bf16"))
+    assert (output, device) == (Path("o.webm"), Machine("cpu", "low", "bf16", "blocks"))
 
 
 @pytest.mark.parametrize("name", preset_names())
