@@ -6,7 +6,7 @@
 Sizes are estimates from file headers and options; nothing is loaded. Not here: doing it (residency.py).
 
 All modes hold the networks of the running stage only.
-high: windows and decoded frames at once as asked.
+high: windows at once as asked, or as many as are faster and fit; decoded frames at once as asked.
 low: one window, as many frames as fit; on CUDA, where the weights of U-Net and ControlNets do not fit in 16
     bits, they are kept in 8.
 min: as low, but of U-Net and ControlNets one layer at a time; on the CPU what their files hold in 16 bits is
@@ -44,7 +44,8 @@ class Mode:
     tiled: bool = False  # pictures are decoded in tiles, which shifts their colors a little
 
     def __str__(self) -> str:
-        batch = f"{self.decode_batch} frame{'s' if self.decode_batch > 1 else ''} decoded at once"
+        windows = f"{self.window_batch} windows denoised, " if self.window_batch > 1 else ""
+        batch = f"{windows}{self.decode_batch} frame{'s' if self.decode_batch > 1 else ''} decoded at once"
         more = [("8-bit weights", self.eight_bit), ("16-bit weights", self.half), ("in tiles", self.tiled)]
         return ", ".join([f"{self.name}: {batch}", *(text for text, on in more if on)])
 
@@ -61,6 +62,7 @@ class Sizes:
     frame_pixels: int
     on_cpu: bool  # the device is the CPU: all weights, and the libraries, are in its memory
     kept: Mapping[str, int] = field(default_factory=dict)  # bytes of each denoiser, kept as `Mode.half` says
+    held: int = 0  # bytes that one batch of windows leaves for the next
 
     @property
     def half_saves(self) -> bool:
@@ -68,20 +70,22 @@ class Sizes:
         return any(size < self.itemsize * self.weights[name] for name, size in self.kept.items())
 
 
-def ladder(asked: str, batches: tuple[int, int], device: str, *, tiles: bool, half: bool) -> list[Mode]:
+def ladder(
+    asked: str, batches: tuple[Sequence[int], int], device: str, *, tiles: bool, half: bool
+) -> list[Mode]:
     """The modes that `--vram asked` may use, from the most to the least memory; those below come last.
 
-    batches: windows and frames at once, as asked. tiles: the decoder can work in tiles. half: some weights
-    are stored in 16 bits and used in 32.
+    batches: numbers of windows at once to try in `high`, the most first, and frames at once. tiles: the
+    decoder can work in tiles. half: some weights are stored in 16 bits and used in 32.
     """
     windows, frames = batches
     small = Mode("min", 1, 1, half=half and device == "cpu")
-    modes = [replace(small, decode_batch=n) for n in _halved(frames)] if asked == "min" else [small]
+    modes = [replace(small, decode_batch=n) for n in halved(frames)] if asked == "min" else [small]
     if asked != "min":
-        lows = [Mode("low", 1, n) for n in _halved(frames)]
+        lows = [Mode("low", 1, n) for n in halved(frames)]
         modes = [*lows, *([Mode("low", 1, 1, eight_bit=True)] if device == "cuda" else []), *modes]
     if asked in ("auto", "high"):
-        modes.insert(0, Mode("high", windows, frames))
+        modes = [*(Mode("high", count, frames) for count in windows), *modes]
     if tiles:
         modes.append(replace(small, tiled=True))
     if device == "cpu":
@@ -113,7 +117,8 @@ def need(mode: Mode, sizes: Sizes) -> int:
 
 def stage_need(mode: Mode, sizes: Sizes, stage: str) -> int:
     """Bytes on the device while this stage runs."""
-    work = {"denoise": sizes.window * mode.window_batch, "decode": _decoding(mode, sizes)}.get(stage, 0)
+    denoising = sizes.window * mode.window_batch + sizes.held
+    work = {"denoise": denoising, "decode": _decoding(mode, sizes)}.get(stage, 0)
     base = BASE_BYTES if sizes.on_cpu else 0
     return base + sizes.latents + work + sum(_resident(mode, sizes, stage))
 
@@ -142,6 +147,6 @@ def _decoding(mode: Mode, sizes: Sizes) -> int:
     return int(sizes.frame * mode.decode_batch * share)
 
 
-def _halved(count: int) -> list[int]:
+def halved(count: int) -> list[int]:
     """count, half of it, ... down to 1."""
-    return [count, *_halved(count // 2)] if count > 1 else [1]
+    return [count, *halved(count // 2)] if count > 1 else [1]

@@ -158,7 +158,9 @@ class ContextOptions(Options):
     fusion: Annotated[str, OneOf(tuple(FUSIONS))] = field(
         "pyramid", "Windows", "How the frames of several windows are averaged."
     )
-    window_batch: Count = field(1, "Windows", "Windows computed at once: faster, more memory.")
+    window_batch: Count | None = field(
+        None, "Windows", "Windows computed at once (default: as many as are faster and fit into memory)."
+    )
 
     @model_validator(mode="after")
     def check_overlap(self) -> Self:

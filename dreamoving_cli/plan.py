@@ -3,25 +3,25 @@
 Whatever can be refused is refused here, in seconds.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dreamoving_cli import paths
+from dreamoving_cli.batching import at_once
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
 from dreamoving_cli.device import GIB, Machine, available_gib, choose_devices, choose_dtype
 from dreamoving_cli.errors import UsageError
+from dreamoving_cli.footprint import measure, window_rows
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import fit_size
-from dreamoving_cli.memory import NAMES, Mode, Sizes, choose, ladder, need, network_stage
-from dreamoving_cli.models.checkpoints.assemble import count_values, recipe_config
-from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes
+from dreamoving_cli.memory import NAMES, Mode, Sizes, choose, ladder, need
+from dreamoving_cli.models.checkpoints.assemble import recipe_config
+from dreamoving_cli.models.checkpoints.files import Part, Recipe
 from dreamoving_cli.models.config import PackConfig
-from dreamoving_cli.models.vae import stable_dtype
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.outputs import absolute, with_seed
 from dreamoving_cli.prompts import FrameTexts, of_frames
@@ -48,6 +48,7 @@ class Job:
     driver: Driver
     size: tuple[int, int]  # height, width
     windows: Windows
+    at_once: str  # windows computed together, and why so many
     notes: list[str]  # what the user should know
     sizes: Sizes
     modes: list[Mode]  # of memory: the chosen one, then those to fall back on
@@ -80,6 +81,7 @@ class Plan:
     sampler: str
     seed: int
     windows: str
+    at_once: str  # windows computed together, and why so many
     vram: str  # the memory mode
     memory_gib: float  # in this mode
     available_gib: float
@@ -106,6 +108,7 @@ def plan(options: RenderOptions, machine: Machine | str = "auto") -> Plan:
         windows=f"{len(context.windows_at(0))} of {context.context_frames} frames, "
         f"overlap {context.context_overlap}, {context.schedule}, {context.fusion}"
         + (f", anchor frames {', '.join(map(str, context.anchors))}" if context.anchors else ""),
+        at_once=job.at_once,
         vram=str(job.modes[0]),
         memory_gib=round(need(job.modes[0], job.sizes) / GIB, 2),
         available_gib=round(free_gib(job.devices), 2),
@@ -136,10 +139,14 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
         for path in options.pictures(kind):
             read_image(path)
     told = recipe_notes(source, options.sampler) if isinstance(source, Recipe) else ()
-    windows = Windows(driver.num_frames, **context.model_dump(), anchor_frames=anchors, ranks=len(devices))
+    shown = context.replace(window_batch=context.window_batch or 1).model_dump()
+    windows = Windows(driver.num_frames, **shown, anchor_frames=anchors, ranks=len(devices))
     sizes = measure(source, config, resolved, windows, Place(on, dtype))
-    batches = windows.window_batch, min(options.decode_batch, driver.num_frames)
+    together = at_once(context.window_batch, windows, window_rows(config, resolved, windows), on.type)
+    batches = together.counts, min(options.decode_batch, driver.num_frames)
     modes = choose_modes(machine.vram, batches, config, sizes, devices)
+    if context.window_batch is None:
+        resolved = resolved.replace(context=context.replace(window_batch=modes[0].window_batch))
     return Job(
         requested=options,
         options=resolved,
@@ -151,7 +158,8 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
         files=files,
         driver=driver,
         size=size,
-        windows=windows,
+        windows=replace(windows, window_batch=modes[0].window_batch),
+        at_once=together.told(modes[0]),
         notes=[
             *notes,
             *told,
@@ -252,56 +260,6 @@ def used_pictures(options: RenderOptions) -> list[str]:
     return [k for k in PICTURES if options.pictures(k) and getattr(options, f"{k}_strength")]
 
 
-def count_weights(source: Path | Recipe, controls: Collection[str]) -> dict[str, int]:
-    """Numbers in the weights of every network that a render uses."""
-    if isinstance(source, Recipe):
-        return count_values(source)
-    counts = {file.stem: file.stat().st_size // STORED_BYTES for file in source.glob("*.safetensors")}
-    used = [f"controlnet_{kind}" for kind in controls]
-    return {name: n for name, n in counts.items() if name in used or not name.startswith("controlnet_")}
-
-
-def kept_bytes(source: Path | Recipe) -> dict[str, int]:
-    """Bytes of U-Net and ControlNets, where what their files hold in fp16 is kept so and the rest in fp32."""
-    if isinstance(source, Recipe):
-        sizes = count_values(source, bytes_in_half)
-    else:
-        files = [*source.glob("unet.safetensors"), *source.glob("controlnet_*.safetensors")]
-        sizes = {file.stem: sum(map(bytes_in_half, read_shapes(Part(file)).values())) for file in files}
-    return {name: size for name, size in sizes.items() if network_stage(name) == "denoise"}
-
-
-def bytes_in_half(weights: Tensor) -> int:
-    """Bytes of these weights in fp16 if their file holds them so, else in fp32."""
-    return weights.numel() * (2 if weights.dtype == torch.float16 else 4)
-
-
-def measure(
-    source: Path | Recipe, config: PackConfig, options: RenderOptions, windows: Windows, place: Place
-) -> Sizes:
-    """What the render is made of, from headers and options."""
-    assert options.height_width is not None
-    itemsize = torch.finfo(place.dtype).bits // 8
-    height, width = options.height_width
-    cells = height * width // config.pixel_factor**2
-    rows = min(windows.context_frames, windows.num_frames) * (2 if options.guidance_scale > 1 else 1)
-    narrow = config.unet.get("block_out_channels", (320,))[0]
-    anchors = windows.anchor_frames
-    activations = ACTIVATIONS + (2 * (1 + anchors) if anchors else 0)  # keys and values, with the anchors'
-    weights = count_weights(source, [c.kind for c in options.all_controls if c.control_scale])
-    kept = kept_bytes(source) if itemsize == 4 and not options.loras else {}
-    return Sizes(
-        weights=weights,
-        itemsize=itemsize,
-        latents=windows.num_frames * config.latent_channels * cells * 4 * LATENT_COPIES,
-        window=rows * cells * narrow * itemsize * activations,
-        frame=height * width * stable_dtype(place.dtype).itemsize * DECODER_WIDTH[config.vae.kind],
-        frame_pixels=height * width,
-        on_cpu=place.device.type == "cpu",
-        kept={name: size for name, size in kept.items() if name in weights},
-    )
-
-
 def device_remarks(windows: Windows, steps: int, devices: Sequence[torch.device]) -> Iterator[str]:
     """How several devices share the windows of a step; borders move, so steps differ by one or two."""
     if len(devices) == 1:
@@ -337,7 +295,11 @@ def free_gib(devices: Sequence[torch.device]) -> float:
 
 
 def choose_modes(
-    asked: str, batches: tuple[int, int], config: PackConfig, sizes: Sizes, devices: Sequence[torch.device]
+    asked: str,
+    batches: tuple[Sequence[int], int],
+    config: PackConfig,
+    sizes: Sizes,
+    devices: Sequence[torch.device],
 ) -> list[Mode]:
     """The memory mode, from what is free now, and those below it; refuses what fits in none."""
     if asked not in ("auto", *NAMES):
@@ -346,9 +308,3 @@ def choose_modes(
     modes = ladder(asked, batches, devices[0].type, tiles=tiles, half=sizes.half_saves)
     where = str(devices[0]) if len(devices) == 1 else "each device"
     return choose(asked, modes, sizes, int(free_gib(devices) * GIB), where)
-
-
-ACTIVATIONS = 30  # tensors of the U-Net's first width alive at once; measured
-DECODER_WIDTH = {"AutoencoderTiny": 256, "AutoencoderKL": 768}  # values alive for each decoded pixel
-LATENT_COPIES = 4  # latents, their sum over windows, a sampler's history, one more while stepping
-STORED_BYTES = 2  # of a weight on disk

@@ -72,8 +72,8 @@ def render(
     """
     output = output_path(output, options.codec)
     check_output(output, overwrite)
-    options = as_before(options, output) if resume else options
-    job = prepare(options, machine)  # cheap refusals come first
+    resolved = as_before(options, output) if resume else options
+    job = replace(prepare(resolved, machine), requested=options)  # cheap refusals come first
     if job.modes[0].name == "high":  # the other modes are for memory that is short
         reuse_memory(job.device)
     facts = gather_facts(job)
@@ -120,13 +120,16 @@ def render_share(task: Task, ranks: Ranks) -> None:
 
 
 def as_before(options: RenderOptions, output: Path) -> RenderOptions:
-    """What an unfinished render drew or took from the machine: its seed, its number of CPU threads."""
+    """What an unfinished render drew or took from the machine: seed, windows at once, CPU threads."""
     before = unfinished(output)
     if before is None:
         return options
     if before["threads"] != torch.get_num_threads():
         log.warning("going on with %d CPU threads, as before", before["threads"])
         torch.set_num_threads(before["threads"])  # other sums of the same numbers differ in their last bits
+    if options.context.window_batch is None:  # as these do
+        count = before["options"]["context"]["window_batch"]
+        options = options.replace(context=options.context.replace(window_batch=count))
     return options if options.seed is not None else options.replace(seed=before["seed"])
 
 

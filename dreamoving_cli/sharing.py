@@ -5,15 +5,18 @@ few frames, however long the clip. Not here: the networks, and which windows the
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from dreamoving_cli.windows import Window, Windows
+from dreamoving_cli.windows import Weighted, Window, Windows
 
 Compute = Callable[[Tensor, Sequence[Window]], list[Tensor]]  # x: b c f h w -> of every level (g b f) c h w
+
+STEPS_SEEN = 32  # borders move by ever smaller parts of a window; later steps hold no more
 
 
 class Known(NamedTuple):
@@ -28,7 +31,7 @@ class SharedFrames:
 
     def __init__(self, windows: Windows) -> None:
         self.windows = windows
-        self.most_held = windows.context_frames // 2  # frames; more are computed again: memory is bounded
+        self.most_held = limit(windows)
         self._step, self._batch = -1, 0
         self._last: dict[int, int] = {}  # the last batch of the step that asks for a frame
         self._held: dict[int, Known] = {}
@@ -57,13 +60,37 @@ class SharedFrames:
 
     def _begin(self, step: int) -> None:
         self._step, self._batch, self._held = step, 0, {}
-        batches = enumerate(self.windows.batches_at(step))
-        self._last = {f: number for number, batch in batches for window, _ in batch for f in window}
+        self._last = last_batches(self.windows.batches_at(step))
 
     def _wanted(self, known: dict[int, Known]) -> list[int]:
         """The frames that a later batch will ask for."""
         wanted = [f for f in known if self._last.get(f, 0) > self._batch]
         return sorted(wanted, key=self._last.__getitem__)[: self.most_held]
+
+
+def most_held(windows: Windows, steps: int) -> int:
+    """The most frames whose residuals wait for a later batch at any step, when windows come one by one.
+
+    In larger batches no more wait.
+    """
+    one_by_one, most = replace(windows, window_batch=1), 0
+    for step in range(min(steps, STEPS_SEEN)):
+        batches = one_by_one.batches_at(step)
+        last, seen = last_batches(batches), set[int]()
+        for number, batch in enumerate(batches):
+            seen = {f for f in seen.union(*(window for window, _ in batch)) if last[f] > number}
+            most = max(most, len(seen))
+    return min(most, limit(windows))
+
+
+def last_batches(batches: Sequence[Sequence[Weighted]]) -> dict[int, int]:
+    """The last batch of a step that asks for a frame."""
+    return {f: number for number, batch in enumerate(batches) for window, _ in batch for f in window}
+
+
+def limit(windows: Windows) -> int:
+    """Frames whose residuals are held; more are computed again: memory is bounded."""
+    return windows.context_frames // 2
 
 
 def _of_frame(level: Tensor, number: int, frames: int) -> Tensor:

@@ -56,7 +56,7 @@ def options(inputs: Path) -> RenderOptions:
         seed=5,
         sampler="dpm++2m",
         codec="png",
-        context={"context_frames": 4, "context_overlap": 1},
+        context={"context_frames": 4, "context_overlap": 1, "window_batch": 1},
     )
 
 
@@ -119,6 +119,19 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_a_lower_mode(
         "high",
         "min",
     ]  # one window at once: low saves nothing
+
+
+def test_windows_are_computed_apart_where_memory_runs_out(
+    options: RenderOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options.replace(context=options.context.replace(window_batch=None))
+    count = prepare(options, "cpu").windows.window_batch
+    assert count > 1
+    fail_in(monkeypatch, VideoUNet, "forward", range(2, 3))
+    render(options, tmp_path / "out", "cpu")
+    assert [line.split(",")[0] for line in told(tmp_path / "out")] == [
+        f"high: {count} windows denoised", "high: 6 frames decoded at once"
+    ]  # fmt: skip
 
 
 LIMITED = """

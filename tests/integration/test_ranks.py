@@ -40,7 +40,8 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> RenderOptions:
     pose = save_poses(folder / "pose.json", Poses(Fraction(24), 64, 96, points, scores))
     return RenderOptions(
         model=str(folder / "pack"), pose=pose, prompt="a dancer", steps=STEPS, seed=5, codec="png",
-        sampler="dpm++2m", anchor_frames=2, context={"context_frames": 8, "context_overlap": 4},
+        sampler="dpm++2m", anchor_frames=2,
+        context={"context_frames": 8, "context_overlap": 4, "window_batch": 1},
     )  # fmt: skip
 
 

@@ -219,9 +219,35 @@ def test_the_record_knows_its_render(poses: Path, picture: Path, tmp_path: Path)
 def test_the_result_does_not_depend_on_the_window_batch(poses: Path, depth: Path, tmp_path: Path) -> None:
     results = [
         render_png(options(poses, depth=depth, context={"window_batch": batch}), tmp_path / str(batch))
-        for batch in (1, 3)
+        for batch in (1, 3, None)
     ]
     assert np.abs(results[0].astype(int) - results[1]).max() <= 1
+    assert np.abs(results[0].astype(int) - results[2]).max() <= 1
+
+
+def test_the_plan_chooses_how_many_windows_at_once(
+    poses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says the number and why, and the record's preset has it; a state goes on with its own."""
+    asked = options(poses, seed=5)
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    whole = render_png(asked, tmp_path / "whole")
+    record = yaml.safe_load(record_path(tmp_path / "whole").read_text())
+    count = record["context"]["window_batch"]
+    assert count > 1
+    assert plan(asked, "cpu").at_once.startswith(f"{count} windows (")
+    assert record["record"]["vram"][0].startswith(f"high: {count} windows denoised")
+    assert record["record"]["requested"]["context"]["window_batch"] is None
+    with pytest.raises(KeyboardInterrupt):
+        render_png(asked, tmp_path / "again", on_progress=interrupt)
+    monkeypatch.setattr("dreamoving_cli.batching.CPU_ROWS", 1)  # as for larger pictures
+    assert plan(asked, "cpu").at_once.startswith("1 window (")
+    assert np.array_equal(render_png(asked, tmp_path / "again", resume=True), whole)
+    assert record_matches(tmp_path / "again", asked.replace(codec="png"))
 
 
 def test_the_result_does_not_depend_on_the_decode_batch(poses: Path, tmp_path: Path) -> None:

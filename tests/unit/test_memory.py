@@ -37,7 +37,7 @@ def full_size(device: str, frames: int = 16) -> Sizes:
 
 
 def modes_of(asked: str, device: str = "cuda", frames: int = 8) -> list[Mode]:
-    return ladder(asked, (2, frames), device, tiles=True, half=True)
+    return ladder(asked, ((2,), frames), device, tiles=True, half=True)
 
 
 @given(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamoving_cli.errors import WeightsError
+from dreamoving_cli.footprint import kept_bytes
 from dreamoving_cli.models.checkpoints.assemble import STATISTICS, count_values, recipe_config, weights_of
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes, read_tensors
 from dreamoving_cli.models.checkpoints.identify import NAMES, identify
@@ -18,7 +19,6 @@ from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
 from dreamoving_cli.models.load import Pack, load_pack
 from dreamoving_cli.models.strict import load_exactly
-from dreamoving_cli.plan import kept_bytes
 from tests import checkpoints as public
 
 PICTURES = ("face", "cloth", "style")
