@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dreamoving_cli import paths
+from dreamoving_cli import compiling, paths
 from dreamoving_cli.batching import at_once
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
@@ -52,6 +52,7 @@ class Job:
     notes: list[str]  # what the user should know
     sizes: Sizes
     modes: list[Mode]  # of memory: the chosen one, then those to fall back on
+    compile: str = "off"  # one of compiling.NAMES
 
     @property
     def device(self) -> torch.device:
@@ -83,6 +84,7 @@ class Plan:
     windows: str
     at_once: str  # windows computed together, and why so many
     vram: str  # the memory mode
+    compile: str  # one of compiling.NAMES
     memory_gib: float  # in this mode
     available_gib: float
     notes: list[str]
@@ -110,6 +112,7 @@ def plan(options: RenderOptions, machine: Machine | str = "auto") -> Plan:
         + (f", anchor frames {', '.join(map(str, context.anchors))}" if context.anchors else ""),
         at_once=job.at_once,
         vram=str(job.modes[0]),
+        compile=job.compile,
         memory_gib=round(need(job.modes[0], job.sizes) / GIB, 2),
         available_gib=round(free_gib(job.devices), 2),
         notes=job.notes,
@@ -121,6 +124,7 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
     machine = Machine(machine) if isinstance(machine, str) else machine
     devices = choose_devices(machine.device)
     on, dtype = devices[0], common_dtype(devices, machine.dtype)
+    compiling.refuse(machine.compile, on)
     files = control_files(options)
     name, notes = choose_pack(options.model, on)
     source, config = find_pack(name, options, files)
@@ -165,10 +169,12 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
             *told,
             *remarks(options, config, driver, size),
             *memory_remarks(modes[0]),
+            *compiling.remarks(machine.compile, modes[0], on),
             *device_remarks(windows, options.steps, devices),
         ],
         sizes=sizes,
         modes=modes,
+        compile=machine.compile,
     )
 
 

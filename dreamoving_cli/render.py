@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dreamoving_cli.compiling import as_asked
 from dreamoving_cli.conditioning import Denoiser, ImagePrompts, Place, Prompts, encode_prompts
 from dreamoving_cli.controls import (
     Control,
@@ -142,6 +143,7 @@ def gather_facts(job: Job) -> dict[str, Any]:
         "device": device_names(job.devices),
         "dtype": str(job.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "compile": job.compile,
         "notes": job.notes,
         "requested": request(job.requested),
         "inputs": input_hashes(job.options),
@@ -163,7 +165,7 @@ def weight_hashes(job: Job) -> dict[str, str]:
 
 def fixed(job: Job, facts: dict[str, Any]) -> dict[str, Any]:
     """Whatever decides the bits of the latents."""
-    names = ("dtype", "threads", "inputs", "weights", "versions")
+    names = ("dtype", "threads", "compile", "inputs", "weights", "versions")
     options = job.options.model_dump(mode="json", exclude=OUTPUT_ONLY | {"seed"})
     given = {"seed": job.options.seed, "device": job.device.type, "options": options}
     return given | {name: facts[name] for name in names}
@@ -283,7 +285,10 @@ def denoise_clip(
             ranks.check()
             return model.predict_noise(x, t, batch)
 
-        return denoise(predict_noise, solver, windows, checkpoint.state, on_step, model.look, ranks.summed)
+        with as_asked(job.compile, residency.pack, residency.mode, job.device, job.notes):
+            return denoise(
+                predict_noise, solver, windows, checkpoint.state, on_step, model.look, ranks.summed
+            )
 
     return residency.retried("denoise", from_last_step)
 
