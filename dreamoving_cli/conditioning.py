@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dreamoving_cli.caching import StepCache
 from dreamoving_cli.controls import Control
 from dreamoving_cli.models.anchors import Anchors, Widen
 from dreamoving_cli.models.content_guider import needs_identity
@@ -148,6 +149,7 @@ class Denoiser:
     """The whole model as a function of latents, time and windows, at `place` (None: where the pack is).
 
     windows: those it will be asked for, step by step; others may be asked too, and then nothing is shared.
+    cache: what steps keep for the next ones; None: nothing, all are computed in full.
     """
 
     def __init__(
@@ -158,8 +160,9 @@ class Denoiser:
         timesteps: Tensor,
         windows: Windows,
         place: Place | None = None,
+        cache: StepCache | None = None,
     ) -> None:
-        self.pack, self.prompts = pack, prompts
+        self.pack, self.prompts, self.cache = pack, prompts, cache or StepCache()
         self.place = place or place_of(pack.unet)
         self.steps = {float(t): step for step, t in enumerate(timesteps)}
         self.anchors: Anchors | None = None
@@ -197,15 +200,20 @@ class Denoiser:
     ) -> Tensor:
         """The noise of all branches of guidance, (g b) c f h w."""
         unet_prompts, _ = self.prompts.for_windows(windows, self._scale_at(t) > 1)
-        added = self._residuals(x, t, windows, use_motion)
-        x, at = put(x, self.place), t.to(self.place.device)
-        noise: Tensor = self.pack.unet(x, at, unet_prompts, added, use_motion, widen)
+        with self.cache.of(self.steps[float(t)], windows, use_motion, self.place.device) as deep:
+            branch = deep.branch if deep is not None and deep.kept is not None else None
+            added = self._residuals(x, t, windows, use_motion, branch)
+            x, at = put(x, self.place), t.to(self.place.device)
+            noise: Tensor = self.pack.unet(x, at, unet_prompts, added, use_motion, widen, deep)
         return noise
 
     def _residuals(
-        self, x: Tensor, t: Tensor, windows: Sequence[Window], use_motion: bool
+        self, x: Tensor, t: Tensor, windows: Sequence[Window], use_motion: bool, branch: int | None
     ) -> list[Tensor] | None:
-        """What the ControlNets that act add to the U-Net, (g b f) c h w each; None where none acts."""
+        """What the ControlNets that act add to the U-Net, (g b f) c h w each; None where none acts.
+
+        branch: the last skip connection that needs it; None: all do.
+        """
         step, at = self.steps[float(t)], t.to(self.place.device)
 
         def summed(acting: Sequence[Embeddings], x: Tensor, windows: Sequence[Window]) -> list[Tensor]:
@@ -214,7 +222,7 @@ class Denoiser:
 
             def given(e: Embeddings) -> list[Tensor]:
                 told, scale = prompts[e.control.kind], e.control.control_scale
-                return e.net(x, at, told, e.rows(windows), scale, use_motion)
+                return e.net(x, at, told, e.rows(windows), scale, use_motion, branch)
 
             return add_residuals([given(e) for e in acting])
 

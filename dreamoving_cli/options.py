@@ -218,6 +218,16 @@ class RenderOptions(Options):
     sampler: Annotated[str, OneOf(tuple(SAMPLERS))] = field(
         "ddim", "Sampling", "The solver that takes the steps."
     )
+    cache_interval: int = field(
+        1, "Sampling",
+        "Steps from one in full to the next; between them the U-Net's deep part is kept (DeepCache); 1: off.",
+        strict=True, ge=1, le=10,
+    )  # fmt: skip
+    cache_branch_id: int = field(
+        0, "Sampling",
+        "The skip connection up to which all steps compute: 0 is the outermost and fastest.",
+        strict=True, ge=0, le=99,
+    )  # fmt: skip
     shared_noise: Share | None = field(
         None, "Sampling", "Share of the starting noise common to all frames (default: the model pack's)."
     )

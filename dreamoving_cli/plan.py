@@ -11,6 +11,7 @@ import torch
 
 from dreamoving_cli import compiling, paths
 from dreamoving_cli.batching import at_once
+from dreamoving_cli.caching import full_steps
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
 from dreamoving_cli.device import GIB, Machine, available_gib, choose_devices, choose_dtype
@@ -145,6 +146,7 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
     told = recipe_notes(source, options.sampler) if isinstance(source, Recipe) else ()
     shown = context.replace(window_batch=context.window_batch or 1).model_dump()
     windows = Windows(driver.num_frames, **shown, anchor_frames=anchors, ranks=len(devices))
+    windows = replace(windows, full_steps=full_steps(resolved))
     sizes = measure(source, config, resolved, windows, Place(on, dtype))
     together = at_once(context.window_batch, windows, window_rows(config, resolved, windows), on.type)
     batches = together.counts, min(options.decode_batch, driver.num_frames)

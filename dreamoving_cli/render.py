@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dreamoving_cli.caching import StepCache
 from dreamoving_cli.compiling import as_asked
 from dreamoving_cli.conditioning import Denoiser, ImagePrompts, Place, Prompts, encode_prompts
 from dreamoving_cli.controls import (
@@ -267,8 +268,11 @@ def denoise_clip(
     scheduler = make_scheduler(options.sampler, options.steps, job.config.scheduler.model_dump())
     noise = FrameNoise(options.seed, job.latent_shape, options.shared_noise)
 
+    full = job.windows.full_steps
+
     def on_step(state: DenoiseState) -> None:
-        checkpoint.keep(state)
+        if not full or state.step in (*full, options.steps):  # elsewhere it needs what is not kept in it
+            checkpoint.keep(state)
         if previews is not None:
             previews.show(state, scheduler)
         on_progress("denoise", state.step, options.steps)
@@ -278,7 +282,11 @@ def denoise_clip(
 
     def from_last_step() -> Tensor:
         windows = replace(job.windows, cuts=cuts, window_batch=residency.mode.window_batch)
-        model = Denoiser(residency.pack, prompts, controls, scheduler.timesteps, windows, residency.place)
+        home = None if residency.mode.name == "high" else torch.device("cpu")
+        cache = StepCache(full, options.steps, options.cache_branch_id, home)
+        model = Denoiser(
+            residency.pack, prompts, controls, scheduler.timesteps, windows, residency.place, cache
+        )
         solver = Solver(scheduler, noise, num_frames)
 
         def predict_noise(x: Tensor, t: Tensor, batch: Sequence[Window]) -> Tensor:

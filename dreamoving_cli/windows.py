@@ -4,6 +4,7 @@ Pure Python, no tensors. A window never joins the last frame to the first unless
 never reaches over a cut.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +31,7 @@ class Windows:
     anchor_frames: int = 0  # frames that all windows see beside their own
     rank: int = 0  # whose windows `batches_at` gives, of so many devices that share a step's windows
     ranks: int = 1
+    full_steps: tuple[int, ...] = ()  # those at which windows move, 0 first; none: they move at every step
 
     def __post_init__(self) -> None:
         if not 0 <= self.context_overlap < self.context_frames:
@@ -46,6 +48,7 @@ class Windows:
 
     def windows_at(self, step: int) -> list[Window]:
         """The windows of one step (0 is the first); together they hold every frame."""
+        step = bisect_right(self.full_steps, step) - 1 if self.full_steps else step
         place = SCHEDULES["uniform" if self.schedule == "loop" and self.cuts else self.schedule]
         return [
             [frames[position] for position in window]

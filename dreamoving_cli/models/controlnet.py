@@ -72,22 +72,25 @@ class VideoControlNet(nn.Module):
         embedded: Tensor,
         control_scale: float = 1.0,
         use_motion: bool = True,
+        branch: int | None = None,
     ) -> list[Tensor]:
         """Residuals (b f) c h w, down blocks first and the middle last, multiplied by `control_scale`.
 
         x: b c f h w. t: 0-d or (b,). prompts: one list per cross-attention. embedded: from `embed_control`.
         Prompts of g b rows give residuals (g b f) c h w, but for those that do not depend on them.
+        branch: the last skip connection whose residual is wanted, and none of the middle; None: all.
         """
         net, motion = self.controlnet, self.motion if use_motion else None
         time = embed_time(net, torch.as_tensor(t, device=x.device), x.shape[0], x.dtype)
         rows = count_rows(x.shape[0], prompts) * x.shape[2]
-        step = Pass(
-            time, x.shape[2], in_walk(net, prompts), self.resnet_norm, self.recompute, rows, run=self.run
-        )
-        states = down_walk(net, motion, net.conv_in(fold(x)) + embedded, step)
-        middle = mid_walk(net.mid_block, motion, states[-1], step)
-        heads = [*net.controlnet_down_blocks, net.controlnet_mid_block]
-        residuals = [head(state) for head, state in zip(heads, [*states, middle], strict=True)]
+        walk = in_walk(net, prompts, branch)
+        step = Pass(time, x.shape[2], walk, self.resnet_norm, self.recompute, rows, run=self.run)
+        states = down_walk(net, motion, net.conv_in(fold(x)) + embedded, step, branch)
+        heads = [*net.controlnet_down_blocks][: len(states)]
+        if branch is None:
+            states.append(mid_walk(net.mid_block, motion, states[-1], step))
+            heads.append(net.controlnet_mid_block)
+        residuals = [head(state) for head, state in zip(heads, states, strict=True)]
         return residuals if control_scale == 1 else [residual * control_scale for residual in residuals]
 
 

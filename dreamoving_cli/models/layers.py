@@ -6,6 +6,7 @@ tokens `(b f) (h w) c` are a view of them. Nothing here holds weights: functions
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,6 +27,18 @@ INDEX_LIMIT = 2**31  # elements beyond which channels-last upsampling overflows 
 def plainly(region: Callable[..., Tensor], *given: Any) -> Tensor:
     """The way of a network that nobody has compiled."""
     return region(*given)
+
+
+@dataclass
+class Deep:
+    """What the U-Net computes deeper than one of its skip connections, kept for other passes.
+
+    Between two steps it changes little (DeepCache, Ma et al. 2023). branch counts from the outside: 0 is the
+    skip connection from the first convolution to the last layer.
+    """
+
+    branch: int
+    kept: Tensor | None = None  # (b f) c h w: enters the layer that takes this skip; None: not known yet
 
 
 @dataclass
@@ -262,16 +275,22 @@ def _layer(parts: tuple[Any, Any, Any], x: Tensor, step: Pass) -> Tensor:
     return x if motion is None else motion(x, step.num_frames, step.run)
 
 
-def down_walk(model: Any, motion: Any, x: Tensor, step: Pass) -> list[Tensor]:
-    """All outputs of the down blocks, the input first: what up blocks and ControlNets take."""
-    outputs = [x]
+def down_layers(model: Any, motion: Any = None) -> Iterator[Any]:
+    """The way down: layers (resnet, attention, motion) and single downsamplers, in the order they run."""
     for level, block in enumerate(model.down_blocks):
-        for parts in in_order(block, motion.at("down", level) if motion is not None else ()):
-            x = layer(parts, x, step)
-            outputs.append(x)
-        for downsampler in block.downsamplers or ():
-            x = downsampler(x)
-            outputs.append(x)
+        yield from in_order(block, motion.at("down", level) if motion is not None else ())
+        yield from block.downsamplers or ()
+
+
+def down_walk(model: Any, motion: Any, x: Tensor, step: Pass, branch: int | None = None) -> list[Tensor]:
+    """All outputs of the down blocks, the input first: what up blocks and ControlNets take.
+
+    branch: the last of them that is computed; None: all.
+    """
+    outputs = [x]
+    for part in islice(down_layers(model, motion), branch):
+        x = layer(part, x, step) if isinstance(part, tuple) else part(x)
+        outputs.append(x)
     return outputs
 
 
@@ -287,28 +306,56 @@ def mid_walk(block: Any, motion: Any, x: Tensor, step: Pass) -> Tensor:
     return x
 
 
-def up_walk(model: Any, motion: Any, x: Tensor, skips: list[Tensor], step: Pass) -> Tensor:
-    """The up blocks, taking `skips` from the end; x: (b f) c h w."""
-    for level, block in enumerate(model.up_blocks):
+def up_layers(model: Any, motion: Any = None) -> Iterator[tuple[Any, Any]]:
+    """The way up: for each layer, the upsamplers before it and (resnet, attention, motion)."""
+    upsamplers: Any = ()
+    for level, block in enumerate(getattr(model, "up_blocks", ())):
         for parts in in_order(block, motion.at("up", level) if motion is not None else ()):
-            x = layer(parts, torch.cat([x, with_rows(skips.pop(), len(x))], dim=1), step)
-        for upsampler in block.upsamplers or ():
+            yield upsamplers, parts
+            upsamplers = ()
+        upsamplers = block.upsamplers or ()
+
+
+def up_walk(
+    model: Any, motion: Any, x: Tensor, skips: list[Tensor], step: Pass, deep: Deep | None = None
+) -> Tensor:
+    """The last up layers, as many as `skips`, which they take from the end; x: (b f) c h w."""
+    for upsamplers, parts in list(up_layers(model, motion))[-len(skips) :]:
+        if deep is not None and deep.branch == len(skips) - 1:
+            deep.kept = x
+        for upsampler in upsamplers:
             x = upsample(upsampler, x, (skips[-1].shape[-2], skips[-1].shape[-1]))
+        x = layer(parts, torch.cat([x, with_rows(skips.pop(), len(x))], dim=1), step)
     return x
 
 
 def cross_attentions(model: Any) -> list[Any]:
     """Every cross-attention of a U-Net or ControlNet in walk order: down, mid, up."""
     blocks = [*model.down_blocks, model.mid_block, *getattr(model, "up_blocks", ())]
-    transformers = [t for block in blocks for t in getattr(block, "attentions", None) or () if t is not None]
-    return [b.attn2 for t in transformers for b in t.transformer_blocks if b.attn2 is not None]
+    return [a for block in blocks for t in getattr(block, "attentions", None) or () for a in _told(t)]
 
 
-def in_walk(model: Any, prompts: Sequence[Sequence[Prompt]]) -> Iterator[Sequence[Prompt]]:
-    """The prompts of one cross-attention after the other; there must be as many as the model has."""
+def _told(transformer: Any) -> list[Any]:
+    """The cross-attentions of one spatial transformer, which may be None."""
+    blocks = getattr(transformer, "transformer_blocks", ())
+    return [block.attn2 for block in blocks if block.attn2 is not None]
+
+
+def in_walk(
+    model: Any, prompts: Sequence[Sequence[Prompt]], branch: int | None = None
+) -> Iterator[Sequence[Prompt]]:
+    """The prompts of one cross-attention after the other; there must be as many as the model has.
+
+    branch: of a walk that leaves out what is deeper than this skip connection.
+    """
     if len(prompts) != (count := len(cross_attentions(model))):
         raise ValueError(f"prompts for {len(prompts)} cross-attentions, the model has {count}")
-    return iter(prompts)
+    if branch is None:
+        return iter(prompts)
+    down = [part for part in islice(down_layers(model), branch) if isinstance(part, tuple)]
+    up = [parts for _, parts in up_layers(model)][-branch - 1 :]
+    first, last = (sum(len(_told(attention)) for _, attention, _ in parts) for parts in (down, up))
+    return iter([*prompts[:first], *prompts[count - last :]])
 
 
 def embed_time(model: Any, t: Tensor, batch: int, dtype: torch.dtype) -> Tensor:

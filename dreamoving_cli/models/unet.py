@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dreamoving_cli.models.anchors import Widen
 from dreamoving_cli.models.config import MotionConfig, Span
 from dreamoving_cli.models.layers import (
+    Deep,
     Pass,
     Prompt,
     Run,
@@ -65,6 +66,7 @@ class VideoUNet(nn.Module):
         residuals: Sequence[Tensor] | None = None,
         use_motion: bool = True,
         widen: Widen | None = None,
+        deep: Deep | None = None,
     ) -> Tensor:
         """x: b c f h w. t: 0-d or (b,). prompts: one list per cross-attention, in `text_keys` order.
 
@@ -72,21 +74,24 @@ class VideoUNet(nn.Module):
 
         residuals: a ControlNet's, (b f) c h w, down blocks first and the middle last.
         widen: what frames see in self-attention beside themselves, see anchors.py.
+        deep: keeps what lies deeper than its branch; if it has it already, only the rest is computed, and
+        residuals are those of the rest's skips.
         """
         batch, num_frames = x.shape[0], x.shape[2]
         motion = self.motion if use_motion else None
         time = embed_time(self.unet, torch.as_tensor(t, device=x.device), batch, x.dtype)
         rows = count_rows(batch, prompts) * num_frames
-        walk = in_walk(self.unet, prompts)
+        kept, branch = (None, None) if deep is None or deep.kept is None else (deep.kept, deep.branch)
+        walk = in_walk(self.unet, prompts, branch)
         step = Pass(time, num_frames, walk, self.resnet_norm, self.recompute, rows, widen, run=self.run)
 
-        skips = down_walk(self.unet, motion, self.unet.conv_in(fold(x)), step)
-        x = mid_walk(self.unet.mid_block, motion, skips[-1], step)
+        skips = down_walk(self.unet, motion, self.unet.conv_in(fold(x)), step, branch)
+        x = mid_walk(self.unet.mid_block, motion, skips[-1], step) if kept is None else kept
         if residuals is not None:
-            *down, mid = residuals
+            down = residuals[:-1] if kept is None else residuals
             skips = [add(skip, residual) for skip, residual in zip(skips, down, strict=True)]
-            x = add(x, mid)
-        x = up_walk(self.unet, motion, x, skips, step)
+            x = add(x, residuals[-1]) if kept is None else x
+        x = up_walk(self.unet, motion, x, skips, step, deep)
 
         x = group_norm(self.unet.conv_norm_out, x, num_frames, self.resnet_norm)
         return unfold(with_rows(self.unet.conv_out(self.unet.conv_act(x)), rows), num_frames)
