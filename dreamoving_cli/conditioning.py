@@ -5,7 +5,7 @@ they are small, else per window. Not here: which windows, which sampler, where t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from dreamoving_cli.models.controlnet import VideoControlNet, add_residuals
 from dreamoving_cli.models.layers import Prompt
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.packed import Packed
 from dreamoving_cli.prompts import FrameTexts
 from dreamoving_cli.sharing import SharedFrames
 from dreamoving_cli.windows import Window, Windows, within
@@ -29,6 +30,7 @@ from dreamoving_cli.windows import Window, Windows, within
 EMBED_BLOCK = (
     16  # frames embedded at once, always the same ones together, so that bits do not depend on windows
 )
+PACKED_BYTES = 58 * 1024  # of control pictures a frame, where embeddings are not kept
 CACHE_BYTES = 176 * 1024  # of control embeddings a frame that may be kept: with the latents 0.25 MiB at most
 
 Enter = Callable[[str], None]  # told the stage of memory.STAGES whose networks are needed next
@@ -279,6 +281,8 @@ class Embeddings:
             first = self._embed([0])
             size_bytes = first.nbytes
             self.kept_bytes = size_bytes if size_bytes <= self.allowance else 0
+            if not self.kept_bytes:
+                self.control = replace(self.control, source=Packed(self.control.source, PACKED_BYTES))
             self.kept = first.new_empty(self.num_frames if self.kept_bytes else 0, *first.shape[1:])
 
     def rows(self, windows: Sequence[Window]) -> Tensor:

@@ -157,5 +157,5 @@ def test_embeddings_are_the_same_kept_or_not(pack: Pack) -> None:
             results.append(embeddings.rows(windows))
             embeddings.rows(windows)
         reads.append(len(source.seen) - 1)  # one frame is embedded to learn the size
-    assert reads == [21, 40]
+    assert reads == [21, 18]  # in blocks; else each that is asked for once, its picture is kept packed
     torch.testing.assert_close(results[0], results[1])
