@@ -112,11 +112,32 @@ def weighed(prompts: Sequence[Prompt]) -> list[Prompt]:
     return found
 
 
+def own_projections(attention: Any, x: Tensor) -> Sequence[Tensor]:
+    """Queries, keys and values of the same x: b n c -> three of b n d."""
+    layers = attention.to_q, attention.to_k, attention.to_v
+    return projected_at_once(layers, x) if pays_at_once(layers, x) else [layer(x) for layer in layers]
+
+
+def pays_at_once(layers: Sequence[nn.Linear], x: Tensor) -> bool:
+    """Whether joining the weights costs less than reading x three times: on a GPU, with more rows than that.
+
+    Weights that are elsewhere or packed come to x only through their layers.
+    """
+    if x.device.type != "cuda" or torch.is_grad_enabled() or any(layer.bias is not None for layer in layers):
+        return False
+    here = all(layer.weight.device == x.device and layer.weight.dtype == x.dtype for layer in layers)
+    return here and x.shape[0] * x.shape[1] > sum(layer.out_features for layer in layers)
+
+
+def projected_at_once(layers: Sequence[nn.Linear], x: Tensor) -> Sequence[Tensor]:
+    """What layers without bias make of x, in one product."""
+    joined = F.linear(x, torch.cat([layer.weight for layer in layers]))
+    return joined.split([layer.out_features for layer in layers], dim=-1)
+
+
 def self_attend(attention: Any, x: Tensor, widen: Widen | None = None) -> Tensor:
     """Attention of every cell to all cells of its frame, and what `widen` adds; x: (b f) n c."""
-    q, k, v = (
-        split_heads(layer(x), attention.heads) for layer in (attention.to_q, attention.to_k, attention.to_v)
-    )
+    q, k, v = (split_heads(part, attention.heads) for part in own_projections(attention, x))
     k, v = (k, v) if widen is None else widen(k, v)
     out = F.scaled_dot_product_attention(q, k, v)
     return attention.to_out[0](rearrange(out, "b h n d -> b n (h d)"))

@@ -20,6 +20,7 @@ from dreamoving_cli.models.layers import (
     feed_forward,
     group_norm,
     in_order,
+    own_projections,
     plainly,
     split_heads,
 )
@@ -52,7 +53,7 @@ class TimeAttention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """x: n f c, normalized; positions: f c."""
         x = x + positions
-        q, k, v = (split_heads(layer(x), self.heads) for layer in (self.to_q, self.to_k, self.to_v))
+        q, k, v = (split_heads(part, self.heads) for part in own_projections(self, x))
         if len(q) <= MOST_ROWS:
             x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         else:

@@ -27,7 +27,8 @@ HIGH = Mode("high", 4, 8)
 class Blocks:
     """One block of every kind that is compiled, and what a pass gives them."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.place: Any = {"device": device, "dtype": dtype}
         torch.manual_seed(0)
         self.residual = ResnetBlock2D(in_channels=16, out_channels=32, temb_channels=24, groups=8).eval()
         self.spatial: Any = Transformer2DModel(
@@ -35,16 +36,24 @@ class Blocks:
         ).eval()
         self.motion = MotionBlock(16, MotionConfig(heads=2, groups=8)).eval()
         torch.nn.init.normal_(self.motion.proj_out.weight)
+        for block in (self.residual, self.spatial, self.motion):
+            block.to(**self.place)
 
     @torch.inference_mode()
     def __call__(self, way: Run, rows: int, frames: int, strength: float, parts: str = "rsm") -> list[Tensor]:
         """What they make of random frames; rows: windows times branches of guidance."""
         torch.manual_seed(rows)
-        x = torch.randn(rows * frames, 16, 4, 4).contiguous(memory_format=torch.channels_last)
+        x = (
+            torch.randn(rows * frames, 16, 4, 4)
+            .to(**self.place)
+            .contiguous(memory_format=torch.channels_last)
+        )
         attention = self.spatial.transformer_blocks[0].attn2
-        text, face = (prompt_keys(attention, torch.randn(rows, words, 12)) for words in (7, 4))
+        text, face = (
+            prompt_keys(attention, torch.randn(rows, words, 12).to(**self.place)) for words in (7, 4)
+        )
         told = iter([[(*text, 1.0), (*face, strength)]])
-        step = Pass(torch.randn(rows, 24), frames, told, rows=rows * frames, run=way)
+        step = Pass(torch.randn(rows, 24).to(**self.place), frames, told, rows=rows * frames, run=way)
         runs = {
             "r": lambda: resnet(self.residual, x, step),
             "s": lambda: transform(self.spatial, x, step),

@@ -16,6 +16,8 @@ from dreamoving_cli.models.layers import (
     feed_forward,
     fold,
     group_norm,
+    pays_at_once,
+    projected_at_once,
     prompt_keys,
     unfold,
 )
@@ -121,3 +123,37 @@ def test_a_feed_forward_learns() -> None:
     feed_forward(ff, x).sum().backward()
     assert x.grad is not None
     assert all(weight.grad is not None for weight in ff.parameters())
+
+
+def test_projections_at_once_are_those_apart() -> None:
+    torch.manual_seed(0)
+    layers, x = [nn.Linear(6, width, bias=False) for width in (6, 6, 4)], drawn(2, 5, 6)
+    with torch.inference_mode():
+        for one, layer in zip(projected_at_once(layers, x), layers, strict=True):
+            torch.testing.assert_close(one, layer(x))
+
+
+def test_projections_are_joined_on_a_card_where_rows_are_many_and_weights_at_hand() -> None:
+    """Meta tensors stand for the card's: a stand-in tells their device."""
+
+    class Card(torch.Tensor):
+        device = torch.device("cuda")  # type: ignore[assignment]
+
+    def layers(device: str, dtype: torch.dtype = torch.float32, bias: bool = False) -> list[nn.Linear]:
+        made = [nn.Linear(8, 8, bias=bias, device="meta", dtype=dtype) for _ in range(3)]
+        if device == "cuda":
+            for layer in made:
+                layer.weight = nn.Parameter(layer.weight.data.as_subclass(Card))
+        return made
+
+    def pays(rows: int, *made: object, **how: bool) -> bool:
+        return pays_at_once(layers(*made, **how), torch.empty(2, rows, 8, device="meta").as_subclass(Card))
+
+    with torch.inference_mode():
+        assert pays(13, "cuda")
+        assert not pays(12, "cuda")  # joining 24 rows of weights costs as much
+        assert not pays(13, "meta")  # streamed: still elsewhere
+        assert not pays(13, "cuda", torch.float16)  # packed
+        assert not pays(13, "cuda", torch.float32, True)
+        assert not pays_at_once(layers("cuda"), torch.empty(2, 13, 8))
+    assert not pays(13, "cuda")  # with gradients
