@@ -47,6 +47,12 @@ Device = Annotated[str, option("--device", "auto, cpu, cuda or cuda:N.", "DEVICE
 Dtype = Annotated[str, option("--dtype", "auto, fp32, bf16 or fp16.", "DTYPE")]
 Rounds = Annotated[int, option("--rounds", "Runs of each contender; their median counts.", "N")]
 Only = Annotated[list[str] | None, option("--only", f"{', '.join(SECTION_NAMES)}; repeatable.", "SECTION")]
+Compiled = Annotated[
+    bool | None,
+    typer.Option(
+        "--compiled/--eager", help="Both sides compiled, too (default: on CUDA).", show_default=False
+    ),
+]
 Quick = Annotated[bool, switch("--quick", "Tiny networks and pictures: does it run?")]
 
 
@@ -62,6 +68,7 @@ def bench(
     dtype: Dtype = "auto",
     rounds: Rounds = 3,
     only: Only = None,
+    compiled: Compiled = None,
     quick: Quick = False,
     as_json: AsJson = False,
     verbose: Verbose = 0,
@@ -77,13 +84,19 @@ def bench(
     asked = {"width": width, "frames": frames, "size": size, "steps": steps, "long": long}
     kind = "quick" if quick else about["kind"]
     values = DEFAULTS[kind] | {key: value for key, value in asked.items() if value is not None}
+    values["compiled"] = about["kind"] == "cuda" if compiled is None else compiled
     bench = plan(values, guidance_scale, rounds, about)
     told = {**values, "lengths": " ".join(map(str, values["lengths"])), "guidance_scale": guidance_scale}
     found: dict[str, Any] = {"machine": about, "settings": {**told, "rounds": rounds}}
+    if not as_json:
+        typer.echo(report(found))
     for name in chosen:
         say(f"measuring: {name}")
         found[name] = SECTIONS[name](bench)
-    typer.echo(json.dumps(found, indent=2) if as_json else report(found))
+        if not as_json:  # at once: whoever is cut off has what was measured
+            typer.echo(f"\n{report({name: found[name]})}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
 
 
 def checked(only: list[str] | None, rounds: int) -> list[str]:
@@ -124,5 +137,5 @@ def plan(values: dict[str, Any], guidance_scale: float, rounds: int, about: dict
     ceilings = about["matmul_flops"], about["threads"]
     return Bench(
         task, long, growing, tuple(values["lengths"]), rounds, about["free_bytes"], *ceilings,
-        extracted=values.get("extracted"),
+        compiled=values["compiled"], extracted=values.get("extracted"),
     )  # fmt: skip

@@ -77,11 +77,15 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def ask(self) -> dict[str, Any]:
-        """One timed run."""
+    def start(self) -> None:
+        """One timed run; `answer` waits for it."""
         assert self._process.stdin is not None
         self._process.stdin.write("run\n")
         self._process.stdin.flush()
+
+    def ask(self) -> dict[str, Any]:
+        """One timed run, waited for."""
+        self.start()
         return self.answer()
 
     def close(self) -> None:
@@ -124,12 +128,23 @@ def compare(jobs: Sequence[Job], rounds: int, together: bool) -> list[Runs]:
         return found
     with ExitStack() as stack:
         workers = [stack.enter_context(contender(runs)) for runs in found]  # all are built at once
-        for runs, worker in zip(found, workers, strict=True):
-            runs.first_s = worker.ask()["seconds"]
+        warm_up(found, workers)
         for _ in range(rounds):
             for runs, worker in zip(found, workers, strict=True):
                 runs.add(worker.ask())
     return found
+
+
+def warm_up(found: Sequence[Runs], workers: Sequence[Worker]) -> None:
+    """The first run of each; on a card all at once, since what takes long there is compiling, on the CPU."""
+    if found[0].job.task.device == "cpu":
+        for runs, worker in zip(found, workers, strict=True):
+            runs.first_s = worker.ask()["seconds"]
+        return
+    for worker in workers:
+        worker.start()
+    for runs, worker in zip(found, workers, strict=True):
+        runs.first_s = worker.answer()["seconds"]
 
 
 def once(what: str, **values: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from dreamoving_cli.bench import ours
+from dreamoving_cli.bench.attention import attentions, projections
 from dreamoving_cli.bench.sizes import Task
 
 MOST = 20  # rows of each list
@@ -43,6 +44,8 @@ def kernels(task: dict[str, Any]) -> dict[str, Any]:
         "busy_seconds": sum(map(own, launched if on_cuda else called)) / 1e6,
         "operations": most(called, own),
         "kernels": most(launched, own),
+        "attention": attentions(job),
+        "projections": projections(job),
     }
 
 

@@ -1,6 +1,7 @@
 """Our denoise loop on a task, as `render` runs it: prompts encoded once, then all steps and windows."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dreamoving_cli.bench.sizes import CONTROL, CONTROL_SCALE, GUIDED, STRENGTHS, Task
 from dreamoving_cli.bench.weights import picture_features, random_pack
+from dreamoving_cli.compiling import compiled
 from dreamoving_cli.conditioning import Denoiser, Layers, Place, Prompts
 from dreamoving_cli.controls import Control
 from dreamoving_cli.device import DTYPES, reuse_memory
@@ -18,19 +20,21 @@ from dreamoving_cli.sampling import FrameNoise, Solver, denoise, initial_latents
 from dreamoving_cli.windows import Windows
 
 PROMPT, NEGATIVE_PROMPT = "a dancer on a beach", "rain"
+SQUARE = 16  # pixels a side
 Run = Callable[[], Tensor]  # one timed denoising -> latents 1 c f h w
 
 
 class Pictures:
-    """Control pictures of noise, each frame its own."""
+    """Control pictures of colored squares, each frame its own: made in no time, and packed as poses are."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
 
     def read(self, frames: Sequence[int]) -> np.ndarray:
         """uint8 f h w c."""
-        shape = (*self.size, 3)
-        return np.stack([np.random.default_rng(f).integers(0, 256, shape, dtype=np.uint8) for f in frames])
+        height, width = (side // SQUARE for side in self.size)
+        colors = [np.random.default_rng(f).integers(0, 256, (height, width, 3), np.uint8) for f in frames]
+        return np.stack(colors).repeat(SQUARE, 1).repeat(SQUARE, 2)
 
 
 def solver(task: Task) -> Solver:
@@ -64,8 +68,8 @@ def on_device(pack: Pack, task: Task) -> Pack:
     return pack
 
 
-def make(task: Task) -> Run:
-    """Build the networks; what one run does."""
+def make(task: Task, fast: bool = False) -> Run:
+    """Build the networks; what one run does. fast: its blocks that repeat are compiled, by the first run."""
     reuse_memory(torch.device(task.device))
     pack = on_device(random_pack(task), task)
     place = Place(torch.device(task.device), DTYPES[task.dtype])
@@ -75,7 +79,8 @@ def make(task: Task) -> Run:
         made = solver(task)
         prompts, placed = encode(pack, task), windows(task)
         model = Denoiser(pack, prompts, [control], made.timesteps, placed, place)
-        return denoise(model.predict_noise, made, placed)
+        with compiled([pack.unet, *pack.controlnets.values()]) if fast else nullcontext():
+            return denoise(model.predict_noise, made, placed)
 
     return run
 

@@ -23,17 +23,24 @@ from dreamoving_cli.bench.ours import (
 )
 from dreamoving_cli.bench.sizes import CONTROL, CONTROL_SCALE, GUIDED, STRENGTHS, Task
 from dreamoving_cli.bench.weights import picture_features, random_pack
+from dreamoving_cli.compiling import MOST_SHAPES, keep_kernels
 from dreamoving_cli.models.convolution import plain_convolutions
 from dreamoving_cli.models.keys import adapter_attentions
 from dreamoving_cli.models.layers import cross_attentions
 from dreamoving_cli.models.load import Pack
 
 Networks = tuple[Any, Any]  # UNetMotionModel, ControlNetModel
+REPEATED = ["ResnetBlock2D", "Transformer2DModel", "AnimateDiffTransformer3D"]
 
 
-def make(task: Task, tuned: bool = False, stride: int | None = None) -> Run:
-    """Build the pipeline; what one run does. stride: FreeNoise's, with windows of Task.window frames."""
+def make(task: Task, tuned: bool = False, fast: bool = False, stride: int | None = None) -> Run:
+    """Build the pipeline; what one run does. fast: its blocks that repeat are compiled, by the first run.
+
+    stride: FreeNoise's, with windows of Task.window frames.
+    """
     pipe = pipeline(random_pack(task), tuned).to(task.device)
+    if fast:
+        compile_blocks(pipe)
     if task.window:
         pipe.enable_free_noise(context_length=task.window, context_stride=stride or 4)
     frames = [Image.fromarray(picture) for picture in Pictures(task.size).read(range(task.frames))]
@@ -127,6 +134,18 @@ def adapter_state(pack: Pack, kind: str) -> dict[str, dict[str, Tensor]]:
         for name, weight in layer.state_dict().items()
     }
     return {"image_proj": pack.guider.projections[kind].state_dict(), "ip_adapter": keys}
+
+
+def compile_blocks(pipe: Any) -> None:
+    """diffusers' regional compilation; these networks do not name their blocks, and every width counts."""
+    import torch._dynamo
+
+    keep_kernels()
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
+    torch._dynamo.config.automatic_dynamic_shapes = False  # sizes stay: constants make the faster code
+    for network in (pipe.unet, pipe.controlnet):
+        network._repeated_blocks = REPEATED
+        network.compile_repeated_blocks()
 
 
 def fuse_self_attentions(network: Any) -> None:

@@ -31,7 +31,16 @@ def machine(values: Row) -> str:
 
 def contenders(title: str) -> Callable[[Sequence[Row]], str]:
     """The table of a section whose rows are contenders."""
-    names = ("contender", "s per frame and step", "CPU s", "times ours", "by CPU", "peak GiB", "first run s")
+    names = (
+        "contender",
+        "s per frame and step",
+        "CPU s",
+        "times ours",
+        "by CPU",
+        "peak GiB",
+        "first run s",
+        "compiling s",
+    )
 
     def laid_out(rows: Sequence[Row]) -> str:
         rated = any("mfu" in row for row in rows)
@@ -45,6 +54,7 @@ def contenders(title: str) -> Callable[[Sequence[Row]], str]:
                 f"{row['cpu_times_ours']:.2f}",
                 f"{row['peak_gib']:.2f}",
                 f"{row['first_run_s']:.1f}",
+                "" if row["compile_s"] is None else f"{row['compile_s']:.0f}",
                 *((f"{row['flops'] / 1e9:,.0f}", f"{100 * row['mfu']:.0f} %") if rated else ()),
             )
             for row in rows
@@ -77,9 +87,11 @@ def stages(values: Row) -> str:
     ]
     work = ", ".join(f"{name} {value:,.1f}" for name, value in values["gflop_per_frame"].items())
     rates = ", ".join(f"{name} {value / 1e9:,.1f}" for name, value in values["rate"].items())
+    speed = ", ".join(f"{name} {value:.3g}" for name, value in values["frames_per_s"].items())
     note = (
         "Seconds: text and pictures once a render, hint, decode and write once a frame, the others once a "
-        f"frame and step.\nGFLOP of one frame: {work}. Reached, GFLOP/s: {rates}."
+        f"frame and step.\nGFLOP of one frame: {work}. Reached, GFLOP/s: {rates}.\n"
+        f"Output frames a second, no frame in two windows: {speed}."
     )
     return f"{table(title, ('stage', 's', 'share'), lines)}\n\n{note}"
 
@@ -92,7 +104,23 @@ def kernels(values: Row) -> str:
         for name, title in (("operations", "Operations of the denoise loop"), ("kernels", "Kernels of CUDA"))
         if values[name]
     ]
-    return "\n\n".join([*tables, note])
+    return "\n\n".join([*tables, note, attention(values["attention"]), projections(values["projections"])])
+
+
+def attention(rows: Sequence[Row]) -> str:
+    """Ways of attention, as times of torch's own choice: below 1, a way is quicker."""
+    ways = [name for name in rows[0] if name not in ("name", "seconds")]
+    lines = [(row["name"], f"{1e3 * row['seconds']:.3f}", *(ratio(row[way]) for way in ways)) for row in rows]
+    return table("Attention: torch's choice, and the time of each way over it", ("what", "ms", *ways), lines)
+
+
+def projections(rows: Sequence[Row]) -> str:
+    lines = [(row["name"], f"{1e3 * row['seconds']:.3f}", ratio(row["one"])) for row in rows]
+    return table("Queries, keys and values", ("what", "three products, ms", "one, over it"), lines)
+
+
+def ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def kernel(row: Row) -> tuple[object, ...]:

@@ -23,6 +23,7 @@ STEP_SHARES = ("unet", "motion", "control")
 ONCE_A_FRAME = ("hint", "decode", "encode and write")
 ONCE = ("text", "pictures")
 WRITTEN_FRAMES, RENDER_STEPS = 100, 25  # of the render that stages are stated for
+RENDERS = {"quality": (25, 2), "fast": (8, 1)}  # steps, branches of guidance
 STARTUP = {
     "dreamoving --help": ("-m", "dreamoving_cli", "--help"),
     "import torch": ("-c", "import torch"),
@@ -44,6 +45,7 @@ class Bench:
     free_bytes: int  # of the CPU; decides whether contenders stay in memory together
     matmul_flops: float = 1.0  # the device's matrix rate, operations a second
     threads: int = 1
+    compiled: bool = False  # whether both sides run compiled, too
     extracted: int | None = None  # frames of footage; None: all of the example
     strides: tuple[int, ...] = (4, 12)  # of FreeNoise: the usual one, and the one with our overlap
 
@@ -53,9 +55,11 @@ Row = dict[str, Any]
 
 
 def window(bench: Bench) -> list[Row]:
-    """One window: our loop against diffusers' as it comes, and with its own best settings."""
+    """One window: our loop against diffusers' as it comes, and with its own best settings; both compiled."""
     task = bench.task
-    jobs = [Job(engine, task) for engine in ("dreamoving", "diffusers", "diffusers tuned")]
+    engines = ["dreamoving", "diffusers", "diffusers tuned"]
+    engines += ["dreamoving compiled", "diffusers compiled"] if bench.compiled else []
+    jobs = [Job(engine, task) for engine in engines]
     found = rows(compare(jobs, bench.rounds, fits(jobs, bench.free_bytes)))
     flop = once("work", width=task.width, frames=task.frames, size=task.size)
     nominal = task.branches * sum(flop[name] for name in STEP_SHARES)
@@ -113,19 +117,29 @@ def stages(bench: Bench) -> Row:
     task = bench.task
     found = once("stages", task=asdict(task))
     seconds = found["seconds"]
-    spent = {name: seconds[name] * RENDER_STEPS * WRITTEN_FRAMES for name in STEP_SHARES}
-    spent |= {name: seconds[name] * WRITTEN_FRAMES for name in ONCE_A_FRAME}
-    spent |= {name: seconds[name] for name in ONCE}
+    spent = render_seconds(seconds, RENDER_STEPS)
     total = sum(spent.values())
+    rates = {
+        name: WRITTEN_FRAMES / sum(render_seconds(seconds, steps * branches / task.branches).values())
+        for name, (steps, branches) in RENDERS.items()
+    }
     order = ("text", "pictures", "hint", "control", "unet", "motion", "decode", "encode and write")
     return {
         "frames": WRITTEN_FRAMES,
         "steps": RENDER_STEPS,
+        "frames_per_s": rates,
         "share": {name: spent[name] / total for name in order},
         "seconds": {name: seconds[name] for name in order},
         "gflop_per_frame": {name: value / 1e9 for name, value in found["flop"].items()},
         "rate": {name: task.branches * found["flop"][name] / seconds[name] for name in ("unet", "control")},
     }
+
+
+def render_seconds(seconds: dict[str, float], steps: float) -> dict[str, float]:
+    """Seconds of each stage in a render, one after the other and no frame in two windows."""
+    spent = {name: seconds[name] * steps * WRITTEN_FRAMES for name in STEP_SHARES}
+    spent |= {name: seconds[name] * WRITTEN_FRAMES for name in ONCE_A_FRAME}
+    return spent | {name: seconds[name] for name in ONCE}
 
 
 def kernels(bench: Bench) -> Row:
@@ -134,8 +148,9 @@ def kernels(bench: Bench) -> Row:
 
 
 def extraction(bench: Bench) -> Row:
-    """How quickly poses and depth are found in footage, part by part."""
-    return once("extraction", frames=bench.extracted, rounds=bench.rounds)
+    """How quickly poses and depth are found in footage, part by part; once where a card is what matters."""
+    rounds = bench.rounds if bench.task.device == "cpu" else 1
+    return once("extraction", frames=bench.extracted, rounds=rounds)
 
 
 def startup(bench: Bench) -> list[Row]:
@@ -174,6 +189,7 @@ def rows(found: Sequence[Runs]) -> list[Row]:
             "cpu_times_ours": runs.median_cpu_s / first.median_cpu_s,
             "peak_gib": runs.peak_bytes / GIB,
             "first_run_s": runs.first_s,
+            "compile_s": max(runs.first_s - runs.median_s, 0.0) if "compiled" in runs.job.engine else None,
             "runs": [round(seconds, 4) for seconds in runs.seconds],
         }
         for runs in found

@@ -28,6 +28,8 @@ ENGINES: dict[str, Callable[..., Run]] = {
     "dreamoving": ours.make,
     "diffusers": peer.make,
     "diffusers tuned": partial(peer.make, tuned=True),
+    "dreamoving compiled": partial(ours.make, fast=True),
+    "diffusers compiled": partial(peer.make, tuned=True, fast=True),
 }
 ABOUT: dict[str, Callable[..., dict[str, Any]]] = {
     "machine": machine, "stages": stages, "work": work, "kernels": kernels, "extraction": measure_extraction,

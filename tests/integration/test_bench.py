@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.config as dynamo
 from typer.testing import CliRunner
 
 from dreamoving_cli.bench import extraction, ours, peer, sections, worker
@@ -42,6 +43,27 @@ def test_contenders_denoise_the_same_clip_to_the_same_latents() -> None:
     assert apart(ours.make(TASK)(), theirs) < 1e-3  # rounding, which norms over a few cells enlarge
     assert apart(peer.make(TASK, tuned=True)(), theirs) < 1e-3
     assert apart(ours.make(replace(TASK, norm="frame"))(), theirs) > 1e-2
+
+
+def test_compiled_contenders_take_their_ways_through_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing compiled: the same latents, through the same calls."""
+    regions: list[str] = []
+
+    def recorded(function: Any, **how: Any) -> Any:
+        regions.append(function.__qualname__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", recorded)
+    monkeypatch.setattr(dynamo, "recompile_limit", dynamo.recompile_limit)  # put back afterwards
+    monkeypatch.setattr(dynamo, "automatic_dynamic_shapes", dynamo.automatic_dynamic_shapes)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unused")
+    task = replace(TASK, guidance_scale=1.0, steps=1)
+    theirs = peer.make(task)()
+    assert torch.equal(ours.make(task, fast=True)(), ours.make(task)())
+    assert set(regions) == {"residual_block", "spatial_block", "along_time"}
+    regions.clear()
+    assert apart(peer.make(task, tuned=True, fast=True)(), theirs) < 1e-3
+    assert len(regions) > 20  # every block that repeats, of both networks
 
 
 def test_without_guidance_too_and_every_run_is_the_same() -> None:
@@ -76,6 +98,12 @@ def test_operations_that_take_longest_come_first() -> None:
     assert {"aten::addmm", "aten::mkldnn_convolution"} & {row["name"] for row in found["operations"]}
     assert found["busy_seconds"] > 0
     assert found["kernels"] == []
+    assert [row["name"].split(",")[0] for row in found["attention"]] == ["cells", "text", "frames"] * 4
+    for row in found["attention"]:
+        assert row["seconds"] > 0
+        assert row["math"] > 0  # every device has the plain way
+        assert row["cudnn"] is None  # and no CPU this one
+    assert [row["one"] > 0 for row in found["projections"]] == [True] * 4
 
 
 def test_extraction_is_measured_part_by_part(light_networks: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +184,8 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
             "rows": [row | {"bar": 8.0, "loading_s": 0.1, "share": {"drawing": 1.0}}],
         }
         kernels = {"seconds": 0.5, "busy_seconds": 0.1, "operations": spent, "kernels": []}
+        kernels["attention"] = [{"name": "cells", "seconds": 0.1, "flash": 0.5, "math": None}]
+        kernels["projections"] = [{"name": "rows", "seconds": 0.1, "one": 0.5}]
         told = {"stages": stages, "work": flop, "machine": about, "kernels": kernels, "extraction": pose}
         return told[what]
 
@@ -168,17 +198,22 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     result = CliRunner().invoke(app, [*words, "--json"])
     found = json.loads(result.stdout)
     assert set(found) == {"machine", "settings", *sections.SECTIONS}
-    assert [row["contender"] for row in found["window"]] == ["dreamoving", "diffusers", "diffusers tuned"]
+    names = ["dreamoving", "diffusers", "diffusers tuned"]
+    assert [row["contender"] for row in found["window"]] == names
+    assert [row["compile_s"] for row in found["window"]] == [None] * 3
     assert found["window"][0]["seconds_per_frame_step"] == 2.0 / 12
     assert found["window"][0]["mfu"] == pytest.approx(3e9 / (1.0 / 12) / 1e9)
     assert asked[0].task.size == (64, 128)
     assert {job.task.frames for job in asked} == {6, 20, 16, 64, 256, 1024}
     assert {job.stride for job in asked} >= {None, 4, 12}
     assert {job.task.window_batch for job in asked} == {1, sections.WINDOW_BATCH}
+    fast = json.loads(CliRunner().invoke(app, [*words, "--compiled", "--only", "window", "--json"]).stdout)
+    assert [row["contender"] for row in fast["window"][3:]] == ["dreamoving compiled", "diffusers compiled"]
+    assert [row["compile_s"] for row in fast["window"][2:]] == [None, 1.0, 1.0]  # of 3 s, 2 are a run
     text = CliRunner().invoke(app, words).stdout
     for title in (
         "Machine", "One window", "Several windows", "The whole clip", "Cost against length", "Stages",
-        "Operations", "Extraction", "Start-up",
+        "Operations", "Attention", "Queries", "Extraction", "Start-up",
     ):  # fmt: skip
         assert f"### {title}" in text
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dreamoving_cli.bench import sections
+from dreamoving_cli.bench import contenders, sections
 from dreamoving_cli.bench.contenders import Job, Runs
 from dreamoving_cli.bench.report import report
 from dreamoving_cli.bench.sizes import WIDTHS, Task, bench_config
@@ -57,6 +57,38 @@ def test_shares_of_a_render_weigh_steps_and_frames(monkeypatch: pytest.MonkeyPat
     assert found["share"]["unet"] == pytest.approx(found["steps"] * found["share"]["decode"])
     assert found["share"]["decode"] == pytest.approx(found["frames"] * found["share"]["text"])
     assert found["rate"]["unet"] == pytest.approx(16e9)
+    every, each, once = 0.5 * len(sections.STEP_SHARES), 0.5 * len(sections.ONCE_A_FRAME), 1.0
+    assert found["frames_per_s"]["fast"] == pytest.approx(100 / (8 * 100 * every + 100 * each + once))
+    assert found["frames_per_s"]["quality"] == pytest.approx(100 / (50 * 100 * every + 100 * each + once))
+    guided = sections.Bench(replace(TINY, guidance_scale=3.0), TINY, TINY, (), 1, 0)  # seconds are of two
+    slower, faster = (
+        sections.stages(bench)["frames_per_s"] for bench in (replace(guided, task=TINY), guided)
+    )
+    assert faster["quality"] == pytest.approx(100 / (25 * 100 * every + 100 * each + once))
+    assert faster["fast"] > slower["fast"]
+
+
+@pytest.mark.parametrize(
+    ("device", "order"), [("cpu", "start end start end"), ("cuda", "start start end end")]
+)
+def test_contenders_warm_up_together_on_a_card_only(device: str, order: str) -> None:
+    heard: list[str] = []
+
+    class Stand:
+        def start(self) -> None:
+            heard.append("start")
+
+        def answer(self) -> dict[str, float]:
+            heard.append("end")
+            return {"seconds": 7.0}
+
+        ask = contenders.Worker.ask
+
+    found = [Runs(Job("dreamoving", replace(TINY, device=device))) for _ in range(2)]
+    stands: Any = [Stand(), Stand()]
+    contenders.warm_up(found, stands)
+    assert heard == order.split()
+    assert [runs.first_s for runs in found] == [7.0, 7.0]
 
 
 def test_utilization_is_of_the_processors_own_seconds_on_a_cpu() -> None:
