@@ -74,7 +74,7 @@ def residual_widths(config: PackConfig) -> list[int]:
 
 def widths(config: PackConfig) -> Sequence[int]:
     """Channels of the U-Net's levels."""
-    return config.unet.get("block_out_channels", (320, 640, 1280, 1280))  # type: ignore[no-any-return]
+    return config.unet.get("block_out_channels", (320, 640, 1280, 1280))
 
 
 def cells(config: PackConfig, options: RenderOptions) -> int:

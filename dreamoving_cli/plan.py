@@ -43,7 +43,7 @@ class Job:
     source: Path | Recipe  # the model pack's folder, or the public files that make one
     config: PackConfig
     loras: list[tuple[Part, float]]  # merged into it
-    devices: tuple[torch.device, ...]  # the first also encodes and decodes; all share the windows
+    devices: tuple[torch.device, ...]  # all share the windows and the frames; the first also writes
     dtype: torch.dtype
     files: list[ControlFile]
     driver: Driver
@@ -275,7 +275,7 @@ def device_remarks(windows: Windows, steps: int, devices: Sequence[torch.device]
     shares = [len(share) for share in windows.shared_out(0)]
     yield (
         f"{sum(shares)} windows a step on {len(devices)} devices ({device_names(devices)}): "
-        f"{', '.join(map(str, shares))}; text and pictures are encoded on each, decoding is the first one's"
+        f"{', '.join(map(str, shares))}; text and pictures are encoded on each, frames decoded in turn"
     )
     most = max(len(windows.windows_at(step)) for step in range(steps))
     if most < len(devices):

@@ -2,17 +2,20 @@
 
     with spread(task) as ranks:               # a process for every further device
         noise = ranks.summed(share, step)     # the same bits in every process
+        frames = ranks.take(1)                # what that process decoded next, and gave: ranks.give(frames)
 
-The first device, rank 0, is this process, which also decodes, writes and keeps the state. The others do what
+The first device, rank 0, is this process, which also writes and keeps the state. The others do what
 `render.render_share` says and end with this process, however it ends. Sums are made on the CPU, where
-latents are, by gloo on the loopback interface, so that any kind of device serves. Not here: whose windows
-(windows.py).
+latents are, by gloo on the loopback interface, so that any kind of device serves; frames come through a pipe.
+Not here: whose windows (windows.py), whose frames (decoding.py).
 """
 
 import json
 import logging
+import math
 import os
 import pickle
+import queue
 import subprocess
 import sys
 import threading
@@ -26,6 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
 CONNECTING = timedelta(seconds=60)  # all are there already
 SUMMING = timedelta(days=20)  # a device may be slow; one that is gone is noticed otherwise
 POLL_S = 0.001
+FRAMES_POLL_S = 0.1
+GIVEN_AHEAD = 2  # times that a process may give frames before the first takes any: memory is bounded
 LAST_WORDS_S = 5.0  # for which the reason of a failure is waited
 OTHERS_S = 0.5  # for which others may fail, who know the reason better
 START = (
@@ -77,6 +83,8 @@ class Ranks:
     count: int = 1
     store: str = ""  # a file by which they find each other
     check: Callable[[], None] = lambda: None  # raises when another process is gone
+    take: Callable[[int], np.ndarray] = lambda rank: np.empty(0)  # the first: what that rank gave next
+    give: Callable[[np.ndarray], None] = lambda frames: None  # every other: uint8 f h w c for the first
     _group: Any = None
     _last: int = -1  # the step that was summed last
 
@@ -136,7 +144,7 @@ def spread(task: Task) -> Iterator[Ranks]:
         for rank in range(1, count):
             helpers.append(Helper(task.of_rank(rank), rank, (count, store)))
             stack.callback(helpers[-1].end)
-        yield Ranks(0, count, store, partial(check, helpers))
+        yield Ranks(0, count, store, partial(check, helpers), partial(take, helpers))
 
 
 class Helper:
@@ -146,6 +154,7 @@ class Helper:
         """group: the number of ranks, their store."""
         self.name = f"{task.job.device} (device {rank + 1} of {group[0]})"
         self.failure: UserError | None = None
+        self.frames: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()  # given and not yet taken
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
@@ -159,6 +168,13 @@ class Helper:
         ]
         for thread in self._threads:
             thread.start()
+
+    def more(self) -> None:
+        """It may give frames once more."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # how it went is for `check` to say
+            self.process.stdin.write(b"+")
+            self.process.stdin.flush()
 
     def end(self) -> None:
         """Gone, whatever it does."""
@@ -187,11 +203,17 @@ class Helper:
             self.process.stdin.flush()
 
     def _listen(self) -> None:
-        """What it logs, and its failure."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        """What it logs, the frames it gives, and its failure."""
+        stdout = self.process.stdout
+        assert stdout is not None
+        for line in iter(stdout.readline, b""):
             said = json.loads(line)
-            if "log" in said:
+            if "frames" in said:
+                frames = np.frombuffer(bytearray(stdout.read(math.prod(said["frames"]))), np.uint8)
+                if frames.size < math.prod(said["frames"]):
+                    return  # it ended in the midst of them
+                self.frames.put(frames.reshape(said["frames"]))
+            elif "log" in said:
                 log.log(said["level"], "%s: %s", self.name, said["log"])
             else:
                 self.failure = getattr(errors, said["error"])(said["problem"], said["remedy"])
@@ -208,48 +230,79 @@ def check(helpers: list[Helper]) -> None:
     raise min(gone, key=lambda helper: (helper.failure is None, helper.process.returncode == LONELY)).reason()
 
 
+def take(helpers: list[Helper], rank: int) -> np.ndarray:
+    """The frames that this rank gave next, uint8 f h w c; waits for them, awake."""
+    helper = helpers[rank - 1]
+    while True:
+        try:
+            frames = helper.frames.get(timeout=FRAMES_POLL_S)
+        except queue.Empty:
+            check(helpers)
+        else:
+            helper.more()
+            return frames
+
+
 def _lost(what: str, how: str) -> tuple[str, str]:
     return f"{what} lost ({how})", "Give the same command with --resume, or with other --devices."
 
 
 def main() -> None:
-    """A helper's process: a task comes in on stdin, log lines and a failure go out on stdout."""
-    said = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no report
+    """A helper's process: a task comes in on stdin, log lines, frames and a failure go out on stdout."""
+    outlet = Outlet()
     try:
         task, rank, count, store, threads, level = pickle.load(sys.stdin.buffer)
     except EOFError:
         return
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=outlet.obey, daemon=True).start()
     logging.getLogger("dreamoving_cli").setLevel(level)
-    handler = logging.StreamHandler(said)
-    handler.setFormatter(Report())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.basicConfig(handlers=[outlet], level=logging.WARNING)
     torch.set_num_threads(threads)
     make_current(task.job.device)
     from dreamoving_cli.render import render_share
 
     try:
-        render_share(task, Ranks(rank, count, store))
+        render_share(task, Ranks(rank, count, store, give=outlet.give))
     except UserError as error:
         if not isinstance(error, DeviceLostError):
-            parts = {"error": type(error).__name__, "problem": error.problem, "remedy": error.remedy}
-            said.write(json.dumps(parts) + "\n")
+            outlet.tell({"error": type(error).__name__, "problem": error.problem, "remedy": error.remedy})
         os._exit(error.exit_code)
     threading.Event().wait()  # a connection that closes early might fail another rank's last sum
 
 
-def _end_with_parent() -> None:
-    """Nothing is ever sent after the task: what comes is the end of the pipe, and so of the parent."""
-    os.read(0, 1)
-    os._exit(1)
+class Outlet(logging.Handler):
+    """What a helper tells the first process: lines of JSON, and frames after such a line."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._out = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)  # what libraries print is no report
+        self._allowed = threading.Semaphore(GIVEN_AHEAD)
 
-class Report(logging.Formatter):
-    """A log line for the first process to tell."""
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell({"level": record.levelno, "log": self.format(record)})
 
-    def format(self, record: logging.LogRecord) -> str:
-        return json.dumps({"level": record.levelno, "log": super().format(record)})
+    def give(self, frames: np.ndarray) -> None:
+        """uint8 f h w c, as soon as the first process has room for more."""
+        self._allowed.acquire()
+        self.tell({"frames": frames.shape}, np.ascontiguousarray(frames).data)
+
+    def tell(self, values: dict[str, Any], data: bytes | memoryview = b"") -> None:
+        """One line, and what follows it."""
+        self.acquire()
+        try:
+            with suppress(BrokenPipeError):  # the first process is gone, and so will this one be
+                self._out.write(json.dumps(values).encode() + b"\n")
+                self._out.write(data)
+                self._out.flush()
+        finally:
+            self.release()
+
+    def obey(self) -> None:
+        """After the task each byte asks for frames; the end of the pipe is the end of the first process."""
+        while os.read(0, 1):
+            self._allowed.release()
+        os._exit(1)
 
 
 LONELY = DeviceLostError.exit_code  # of a process that failed because another one was gone

@@ -1,15 +1,13 @@
 """One render, from options to a video: read this first, every line is a stage and every stage is a file."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dreamoving_cli.caching import StepCache
@@ -23,10 +21,10 @@ from dreamoving_cli.controls import (
     open_controls,
     shot_cuts,
 )
+from dreamoving_cli.decoding import OnProgress, decode_turns, decoded
 from dreamoving_cli.device import Machine, memory_errors, reuse_memory
-from dreamoving_cli.errors import OutputError, UsageError
+from dreamoving_cli.errors import OutputError
 from dreamoving_cli.extract.depth import ClipDepth
-from dreamoving_cli.media.ahead import ahead
 from dreamoving_cli.media.images import fit_square, read_image
 from dreamoving_cli.media.writer import check_output, output_path, write_video
 from dreamoving_cli.models.checkpoints.files import Recipe, read_tensors
@@ -48,7 +46,6 @@ from dreamoving_cli.windows import Window
 
 __all__ = ["OnProgress", "Plan", "plan", "render"]
 
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 OUTPUT_ONLY = {"decode_batch", "codec", "quality", "audio"}  # options that do not touch the latents
 
 log = logging.getLogger(__name__)
@@ -95,16 +92,17 @@ def render(
             task = Task(job, pictures, checkpoint.poses, depth, checkpoint.state)
             with spread(task) as ranks:
                 latents = latents_of(task, ranks, residency, checkpoint, on_progress, previews)
-            with closing(ahead(decode(residency, latents, on_progress))) as batches:
-                write_video(
-                    output,
-                    batches,
-                    job.driver.fps,
-                    audio=job.driver.audio,
-                    codec=job.options.codec,
-                    quality=job.options.quality,
-                    overwrite=overwrite,
-                )
+                turn = job.modes[0].decode_batch
+                with closing(decoded(residency, latents, ranks, turn, on_progress)) as batches:
+                    write_video(
+                        output,
+                        batches,
+                        job.driver.fps,
+                        audio=job.driver.audio,
+                        codec=job.options.codec,
+                        quality=job.options.quality,
+                        overwrite=overwrite,
+                    )
     write_record(output, job.options, facts | {"vram": checkpoint.vram})
     checkpoint.remove()
     if previews is not None:
@@ -113,12 +111,13 @@ def render(
 
 
 def render_share(task: Task, ranks: Ranks) -> None:
-    """What a further device does of a render: its share of the windows of every step."""
+    """What a further device does of a render: its share of the windows of every step, and of the frames."""
     if task.job.modes[0].name == "high":
         reuse_memory(task.job.device)
     checkpoint = Checkpoint(None, {}, task.poses, task.state)
     with memory_errors(), closing(load(task.job, checkpoint.vram)) as residency:
-        latents_of(task, ranks, residency, checkpoint)
+        latents = latents_of(task, ranks, residency, checkpoint)
+        decode_turns(residency, latents, ranks, task.job.modes[0].decode_batch)
 
 
 def as_before(options: RenderOptions, output: Path) -> RenderOptions:
@@ -299,28 +298,3 @@ def denoise_clip(
             )
 
     return residency.retried("denoise", from_last_step)
-
-
-def decode(residency: Residency, latents: Tensor, on_progress: OnProgress) -> Iterator[np.ndarray]:
-    """The clip as uint8 f h w c, as many frames at a time as the memory mode says; latents: 1 c f h w."""
-    if not latents.isfinite().all():
-        dtype = str(residency.place.dtype).removeprefix("torch.")
-        raise UsageError(f"the model gave no finite numbers in {dtype}", "Try --dtype fp32.")
-    num_frames, done = latents.shape[2], 0
-
-    def batch() -> np.ndarray:
-        return to_pixels(residency, latents[:, :, done : done + residency.mode.decode_batch])
-
-    while done < num_frames:
-        frames = residency.retried("decode", batch)
-        yield frames
-        done += len(frames)
-        on_progress("decode", done, num_frames)
-
-
-@torch.inference_mode()
-def to_pixels(residency: Residency, latents: Tensor) -> np.ndarray:
-    """1 c f h w -> uint8 f h w c."""
-    video = residency.decode(latents).float().clamp(-1, 1)
-    frames = rearrange((video + 1) * 127.5, "1 c f h w -> f h w c")
-    return frames.round().to(torch.uint8).cpu().numpy()

@@ -41,7 +41,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> RenderOptions:
     return RenderOptions(
         model=str(folder / "pack"), pose=pose, prompt="a dancer", steps=STEPS, seed=5, codec="png",
         sampler="dpm++2m", anchor_frames=2,
-        context={"context_frames": 8, "context_overlap": 4, "window_batch": 1},
+        context={"context_frames": 8, "context_overlap": 4, "window_batch": 1}, decode_batch=3,
     )  # fmt: skip
 
 
@@ -95,6 +95,28 @@ def test_a_render_survives_the_loss_of_any_process(
 
     render(options, output, "cpu", resume=True)
     assert "going on with 1 device, before 2: last bits may differ" in caplog.text
+    assert np.array_equal(pixels(output), whole)
+
+
+def test_a_device_that_is_lost_while_frames_are_decoded_costs_no_step(
+    options: RenderOptions, whole: np.ndarray, tmp_path: Path
+) -> None:
+    """Two devices decode in turn; one is killed after the first's first turn; two again, bit for bit."""
+    output = tmp_path / "out"
+
+    def kill_helper(stage: str, done: int, total: int) -> None:
+        if stage == "decode":
+            (helper,) = helpers()
+            helper.kill()
+
+    with pytest.raises(DeviceLostError, match=r"cpu \(device 2 of 2\) was lost \(.* by signal 9\)") as lost:
+        render(options, output, TWO, on_progress=kill_helper)
+    assert lost.value.exit_code == 10
+    assert not output.exists()
+    assert step_of(output) == STEPS
+    seen: list[tuple[str, int]] = []
+    render(options, output, TWO, resume=True, on_progress=lambda stage, done, n: seen.append((stage, done)))
+    assert seen == [("denoise", STEPS), *(("decode", min(3 * k, FRAMES)) for k in range(1, 8))]
     assert np.array_equal(pixels(output), whole)
 
 

@@ -19,7 +19,7 @@ from dreamoving_cli.errors import DeviceLostError, DeviceMemoryError, UserError
 from dreamoving_cli.extract.depth import ClipDepth, DepthStore
 from dreamoving_cli.extract.depth_tone import Limits
 from dreamoving_cli.models.checkpoints.files import Part, Recipe
-from dreamoving_cli.ranks import Helper, Ranks, Task, check, spread
+from dreamoving_cli.ranks import GIVEN_AHEAD, Helper, Ranks, Task, check, spread, take
 from dreamoving_cli.sampling import FrameNoise, Solver, denoise, make_scheduler
 from dreamoving_cli.windows import Windows
 
@@ -159,6 +159,51 @@ def test_the_reason_is_that_of_the_first_to_fail(monkeypatch: pytest.MonkeyPatch
     lonely = helper(monkeypatch, f"import sys; sys.exit({DeviceLostError.exit_code})")
     killed = helper(monkeypatch, "import os, time; time.sleep(0.5); os.kill(os.getpid(), 9)", 2)
     assert "device 3 of 2" in str(fate([lonely, killed]))
+
+
+GIVING = """
+import json, pickle, sys, threading
+import numpy as np
+sys.path[:] = json.loads(sys.argv[1])
+from dreamoving_cli.ranks import Outlet
+outlet = Outlet()
+pickle.load(sys.stdin.buffer)
+threading.Thread(target=outlet.obey, daemon=True).start()
+for number in range(6):
+    outlet.give(np.full((2, 3, 4, 3), number, np.uint8))
+    outlet.tell({"level": 30, "log": f"gave {number}"})
+sys.exit(5)
+"""
+
+
+def test_frames_come_in_order_and_few_wait(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However late they are taken; then the process is gone."""
+    giving = helper(monkeypatch, GIVING)
+    try:
+        assert take([giving], 1).tolist() == np.zeros((2, 3, 4, 3)).tolist()
+        threading.Event().wait(0.5)
+        assert giving.frames.qsize() <= GIVEN_AHEAD
+        for number in range(1, 6):
+            assert (take([giving], 1) == number).all()
+        with pytest.raises(DeviceLostError, match="ended with code 5"):
+            take([giving], 1)
+    finally:
+        giving.end()
+    assert [record.message for record in caplog.records][-1].endswith("gave 5")
+
+
+def test_a_process_that_dies_while_it_gives_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        """import os, sys; print('{"frames": [9, 9, 9, 3]}', flush=True); os.write(1, b'few'); sys.exit(9)"""
+    )
+    dying = helper(monkeypatch, script)
+    try:
+        with pytest.raises(DeviceLostError, match="ended with code 9"):
+            take([dying], 1)
+    finally:
+        dying.end()
 
 
 def test_whatever_ends_the_block_ends_the_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
