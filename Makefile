@@ -63,7 +63,7 @@ goldens: $(VENV)/.dev ## our modules against the reference's goldens
 	$(BIN)/python tests/goldens/check.py tests/goldens/*.safetensors tests/goldens/*.json
 
 cuda: $(VENV)/.dev ## tests that need a CUDA device, each file in a process of its own, 85 seconds at most
-	printf '%s\n' tests/cuda/test_*.py tests/unit/test_residency.py | xargs -P 4 -I FILE \
+	printf '%s\n' tests/cuda/test_*.py tests/unit/test_residency.py | xargs -P 5 -I FILE \
 		timeout 85 $(BIN)/python -u -X faulthandler -m pytest -m gpu -v --tb=short FILE
 
 bench: $(VENV)/.run ## speed and memory of this machine, beside diffusers (ARGS=--quick)

@@ -8,13 +8,14 @@
 Compiled are residual blocks, spatial transformers and motion blocks, each with its norms, activations and
 sums in few kernels. Rows and frames are dynamic sizes, strengths and times are tensors: a shorter window,
 other prompts, strengths or steps need nothing new. Another picture size does, and one row instead of several.
+Graphs: whole passes of compiled blocks are replayed, too (graphs.py).
 """
 
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from dreamoving_cli.errors import UsageError
+from dreamoving_cli.graphs import on_cuda, recorded
 from dreamoving_cli.memory import Mode
 from dreamoving_cli.models.controlnet import VideoControlNet
 from dreamoving_cli.models.layers import Prompt, plainly, residual_block, spatial_block
@@ -29,7 +31,7 @@ from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.motion import along_time
 from dreamoving_cli.models.unet import VideoUNet
 
-NAMES = ("off", "blocks")
+NAMES = ("off", "blocks", "graphs")
 MOST_SHAPES = 64  # of each kind of block; Stable Diffusion 1.5 has 17 residual ones
 
 Network = VideoUNet | VideoControlNet
@@ -41,10 +43,10 @@ log = logging.getLogger(__name__)
 def refuse(asked: str, device: torch.device) -> None:
     """Say at once if `--compile asked` cannot be."""
     if asked not in NAMES:
-        raise UsageError(f"compile is '{asked}'", f"Choose {' or '.join(NAMES)}.")
+        raise UsageError(f"compile is '{asked}'", f"Choose {', '.join(NAMES)}.")
     if asked == "off":
         return
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in (("cuda",) if asked == "graphs" else ("cpu", "cuda")):
         raise UsageError(f"compile is '{asked}' on {device}", "Leave out --compile.")
     if lacking := lacks(device):
         raise UsageError(f"--compile {asked} needs {lacking}", "Install it, or leave out --compile.")
@@ -141,10 +143,15 @@ def as_asked(asked: str, pack: Pack, mode: Mode, device: torch.device, notes: li
                 notes.append(note)
         yield
         return
-    with compiled([pack.unet, *pack.controlnets.values()]) as run:
+    networks = [pack.unet, *pack.controlnets.values()]
+    with (
+        compiled(networks) as run,
+        recorded(networks, on_cuda()) if asked == "graphs" else nullcontext([]) as ways,
+    ):
         yield
     if run.failure is not None:
         notes.append(f"not compiled, torch failed: {run.failure}")
+    notes += [f"not recorded, CUDA failed: {way.failure}" for way in ways if way.failure is not None]
 
 
 def _of_residual(x: Tensor, time: Tensor, num_frames: int, span: str) -> None:

@@ -69,7 +69,8 @@ DTYPE = typer.Option("--dtype", rich_help_panel=RUN, help="Precision: auto, fp32
 COMPILE = typer.Option(
     "--compile",
     rich_help_panel=RUN,
-    help="off, or blocks: torch.compile for what repeats; minutes at first, for long clips on a GPU.",
+    help="off; blocks: torch.compile for what repeats, minutes at first, for long clips on a GPU; graphs: "
+    "CUDA graphs of them, too.",
 )
 
 
