@@ -14,9 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from dreamoving_cli.errors import UsageError
+from dreamoving_cli.models.config import PackConfig
+from dreamoving_cli.models.controlnet import VideoControlNet
 from dreamoving_cli.models.layers import Deep
+from dreamoving_cli.models.unet import VideoUNet
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.windows import Window, within
 
@@ -73,3 +79,53 @@ class StepCache:
             yield deep
             assert deep.kept is not None
             self._kept[key] = deep.kept.to(self.home or device)
+
+
+def entering(config: PackConfig, branch: int) -> tuple[int, int]:
+    """Channels and level (0 is the widest picture) of what is kept; refuses a branch that is not there."""
+    widths = [*config.unet.get("block_out_channels", (320, 640, 1280, 1280))]
+    layers = config.unet.get("layers_per_block", 2) + 1  # of a block on the way up
+    if branch >= (count := layers * len(widths)):
+        raise UsageError(
+            f"cache_branch_id is {branch}, model '{config.name}' has {count} skip connections",
+            f"Choose 0 to {count - 1}.",
+        )
+    block, place = divmod(count - 1 - branch, layers)
+    level = len(widths) - 1 - (block if place else max(block - 1, 0))  # kept before it is enlarged
+    return widths[level], level
+
+
+def shallow_share(config: PackConfig, kinds: Sequence[str], branch: int) -> float:
+    """The work of a step that is not computed in full, of one that is: U-Net and ControlNets, one frame."""
+    side = 2 ** (len(config.unet.get("block_out_channels", range(4))) - 1) * 4
+    x = torch.empty(1, config.latent_channels, 1, side, side, device="meta")
+    text, t = torch.empty(1, 77, config.cross_attention_dim, device="meta"), torch.zeros((), device="meta")
+    with init_empty_weights(include_buffers=True):
+        unet = VideoUNet(config.unet, config.motion)
+        motion = config.motion if config.controlnet_motion else None
+        nets = [VideoControlNet(config.controlnet(kind), motion) for kind in kinds]
+    heard = [[(k, v, 1.0)] for k, v in unet.text_keys(text)]
+    told = [[[(k, v, 1.0)] for k, v in net.text_keys(text)] for net in nets]
+    embedded = torch.empty(1, unet.unet.conv_in.out_channels, side, side, device="meta")
+    deep, flops = Deep(branch), list[int]()
+    for at in (None, branch):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            for net, prompts in zip(nets, told, strict=True):
+                net(x, t, prompts, embedded, branch=at)
+            unet(x, t, heard, deep=deep)
+        flops.append(counter.get_total_flops())
+    return flops[1] / flops[0]
+
+
+def told(options: RenderOptions, config: PackConfig, kept_bytes: int, frames: int) -> str:
+    """What is computed in full and what is kept, for the plan; kept_bytes: of all frames."""
+    full = full_steps(options)
+    if not full:
+        return "off: every step is computed in full"
+    kinds = [control.kind for control in options.all_controls if control.control_scale]
+    share = shallow_share(config, kinds, options.cache_branch_id)
+    work = (len(full) + (options.steps - len(full)) * share) / options.steps
+    return (
+        f"{len(full)} of {options.steps} steps in full, the others {share:.0%} of one: {work:.0%} of the "
+        f"work; {kept_bytes / frames / 2**20:.2f} MiB a frame are kept"
+    )

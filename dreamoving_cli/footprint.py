@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dreamoving_cli.caching import entering
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.memory import Sizes, network_stage
 from dreamoving_cli.models.checkpoints.assemble import count_values
@@ -16,7 +17,7 @@ from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.vae import stable_dtype
 from dreamoving_cli.options import RenderOptions
-from dreamoving_cli.sharing import most_held
+from dreamoving_cli.sharing import STEPS_SEEN, most_held
 from dreamoving_cli.windows import Windows
 
 ACTIVATIONS = 30  # tensors of the U-Net's first width alive at once; measured
@@ -46,6 +47,7 @@ def measure(
         on_cpu=place.device.type == "cpu",
         kept={name: size for name, size in kept.items() if name in weights},
         held=held_values(config, options, windows) * itemsize,
+        deep=deep_values(config, options, windows) * itemsize,
     )
 
 
@@ -63,6 +65,16 @@ def held_values(config: PackConfig, options: RenderOptions, windows: Windows) ->
     frame = ways * sum(area // 4**level * values for level, values in enumerate(residual_widths(config)))
     frame -= (ways - 1) * area * widths(config)[0]  # what enters the first level has not seen the text
     return most_held(windows, options.steps) * frame
+
+
+def deep_values(config: PackConfig, options: RenderOptions, windows: Windows) -> int:
+    """Numbers that full steps leave for the steps after them, at most on one device; see caching.py."""
+    if not windows.full_steps:
+        return 0
+    channels, level = entering(config, options.cache_branch_id)
+    shares = [share for step in windows.full_steps[:STEPS_SEEN] for share in windows.shared_out(step)]
+    frames = max(sum(len(window) for window, _ in share) for share in shares) + windows.anchor_frames
+    return frames * branches(options) * channels * (cells(config, options) // 4**level)
 
 
 def residual_widths(config: PackConfig) -> list[int]:

@@ -43,6 +43,11 @@ class Mode:
     half: bool = False  # on the CPU: the denoisers' weights in 16 bits between uses; loses nothing
     tiled: bool = False  # pictures are decoded in tiles, which shifts their colors a little
 
+    @property
+    def keeps_deep(self) -> bool:
+        """Whether what full steps leave for others stays on the device."""
+        return self.name == "high"
+
     def __str__(self) -> str:
         windows = f"{self.window_batch} windows denoised, " if self.window_batch > 1 else ""
         batch = f"{windows}{self.decode_batch} frame{'s' if self.decode_batch > 1 else ''} decoded at once"
@@ -63,6 +68,7 @@ class Sizes:
     on_cpu: bool  # the device is the CPU: all weights, and the libraries, are in its memory
     kept: Mapping[str, int] = field(default_factory=dict)  # bytes of each denoiser, kept as `Mode.half` says
     held: int = 0  # bytes that one batch of windows leaves for the next
+    deep: int = 0  # bytes that full steps leave for the steps after them
 
     @property
     def half_saves(self) -> bool:
@@ -118,6 +124,7 @@ def need(mode: Mode, sizes: Sizes) -> int:
 def stage_need(mode: Mode, sizes: Sizes, stage: str) -> int:
     """Bytes on the device while this stage runs."""
     denoising = sizes.window * mode.window_batch + sizes.held
+    denoising += sizes.deep if mode.keeps_deep or sizes.on_cpu else 0
     work = {"denoise": denoising, "decode": _decoding(mode, sizes)}.get(stage, 0)
     base = BASE_BYTES if sizes.on_cpu else 0
     return base + sizes.latents + work + sum(_resident(mode, sizes, stage))

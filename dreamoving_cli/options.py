@@ -213,7 +213,11 @@ class RenderOptions(Options):
     cloth_strength: Strength = field(1.0, "Look", "Weight of --cloth; 0 is off.")
     style_strength: Strength = field(1.0, "Look", "Weight of --style; 0 is off.")
     pose_scale: Strength = field(1.0, "Look", "Weight of the pose control; 0 is off.")
+    pose_start: Share = field(0.0, "Look", "Share of the steps after which the pose begins to act.")
+    pose_end: Share = field(1.0, "Look", "Share of the steps after which the pose no longer acts.")
     depth_scale: Strength = field(1.0, "Look", "Weight of the depth control; 0 is off.")
+    depth_start: Share = field(0.0, "Look", "Share of the steps after which depth begins to act.")
+    depth_end: Share = field(1.0, "Look", "Share of the steps after which depth no longer acts.")
     steps: int = field(25, "Sampling", "Denoising steps.", strict=True, ge=1, le=1000)
     sampler: Annotated[str, OneOf(tuple(SAMPLERS))] = field(
         "ddim", "Sampling", "The solver that takes the steps."
@@ -277,9 +281,11 @@ class RenderOptions(Options):
             raise UsageError(
                 f"duration_s is {self.duration_s} and num_frames {self.num_frames}", "Give only one."
             )
-        if self.guidance_start >= self.guidance_end:
-            span = f"guidance_start is {self.guidance_start}, guidance_end {self.guidance_end}"
-            raise UsageError(span, "Choose a start below the end.")
+        for name in ("guidance", "pose", "depth"):
+            start, end = (getattr(self, f"{name}_{side}") for side in ("start", "end"))
+            if start >= end:
+                span = f"{name}_start is {start}, {name}_end {end}"
+                raise UsageError(span, "Choose a start below the end.")
         kinds = [control.kind for control in self.all_controls]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
         if twice:
@@ -289,9 +295,14 @@ class RenderOptions(Options):
     @property
     def all_controls(self) -> tuple[ControlOptions, ...]:
         """--pose, --depth and the further controls as one list, each kind once."""
-        named = (("pose", self.pose, self.pose_scale), ("depth", self.depth, self.depth_scale))
-        first = tuple(ControlOptions(kind=k, file=f, control_scale=s) for k, f, s in named if f is not None)
-        return first + self.controls
+        own = ((kind, getattr(self, kind)) for kind in ("pose", "depth"))
+        return (*(self._control(kind, file) for kind, file in own if file is not None), *self.controls)
+
+    def _control(self, kind: str, file: Path) -> ControlOptions:
+        """--pose or --depth, with what goes with it."""
+        sides = ("scale", "start", "end")
+        given = {f"control_{side}": getattr(self, f"{kind}_{side}") for side in sides}
+        return ControlOptions(kind=kind, file=file, **given)
 
     def pictures(self, kind: str) -> tuple[Path, ...]:
         """The pictures given as face, cloth or style."""

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from dreamoving_cli import compiling, paths
+from dreamoving_cli import caching, compiling, paths
 from dreamoving_cli.batching import at_once
-from dreamoving_cli.caching import full_steps
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
 from dreamoving_cli.device import GIB, Machine, available_gib, choose_devices, choose_dtype
@@ -81,6 +80,7 @@ class Plan:
     pictures: list[str]
     steps: int
     sampler: str
+    cache: str  # which steps are computed in full, and what is kept of them
     seed: int
     windows: str
     at_once: str  # windows computed together, and why so many
@@ -107,6 +107,7 @@ def plan(options: RenderOptions, machine: Machine | str = "auto") -> Plan:
         pictures=[f"{k}: {path}" for k in used_pictures(job.options) for path in job.options.pictures(k)],
         steps=job.options.steps,
         sampler=job.options.sampler,
+        cache=caching.told(job.options, job.config, job.sizes.deep, job.driver.num_frames),
         seed=job.options.seed or 0,
         windows=f"{len(context.windows_at(0))} of {context.context_frames} frames, "
         f"overlap {context.context_overlap}, {context.schedule}, {context.fusion}"
@@ -146,7 +147,7 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
     told = recipe_notes(source, options.sampler) if isinstance(source, Recipe) else ()
     shown = context.replace(window_batch=context.window_batch or 1).model_dump()
     windows = Windows(driver.num_frames, **shown, anchor_frames=anchors, ranks=len(devices))
-    windows = replace(windows, full_steps=full_steps(resolved))
+    windows = replace(windows, full_steps=caching.full_steps(resolved))
     sizes = measure(source, config, resolved, windows, Place(on, dtype))
     together = at_once(context.window_batch, windows, window_rows(config, resolved, windows), on.type)
     batches = together.counts, min(options.decode_batch, driver.num_frames)

@@ -281,7 +281,7 @@ def denoise_clip(
 
     def from_last_step() -> Tensor:
         windows = replace(job.windows, cuts=cuts, window_batch=residency.mode.window_batch)
-        home = None if residency.mode.name == "high" else torch.device("cpu")
+        home = None if residency.mode.keeps_deep else torch.device("cpu")
         cache = StepCache(full, options.steps, options.cache_branch_id, home)
         model = Denoiser(
             residency.pack, prompts, controls, scheduler.timesteps, windows, residency.place, cache

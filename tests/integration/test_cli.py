@@ -129,7 +129,9 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
         "face": "f.jpg", "cloth": "c.png", "style": "s.png", "prompt": "a dancer", "negative-prompt": "rain",
         "guidance-scale": 1.5, "guidance-rescale": 0.3, "guidance-start": 0.1, "guidance-end": 0.9,
         "face-strength": 0.5, "cloth-strength": 0.6, "style-strength": 0.7,
-        "pose-scale": 0.8, "depth-scale": 0.9, "steps": 4, "sampler": "dpm++2m", "shared-noise": 0.25,
+        "pose-scale": 0.8, "pose-start": 0.1, "pose-end": 0.8,
+        "depth-scale": 0.9, "depth-start": 0.2, "depth-end": 0.7,
+        "steps": 4, "sampler": "dpm++2m", "shared-noise": 0.25,
         "anchor-frames": 2, "cache-interval": 3, "cache-branch-id": 1,
         "seed": 9, "size": "128x192", "max-pixels": 40000, "fps": "24000/1001", "start": "1:02.5",
         "frames": 12, "context-frames": 16, "context-overlap": 5, "context-stride": 2, "schedule":

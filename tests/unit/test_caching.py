@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dreamoving_cli.caching import StepCache, full_steps
+from dreamoving_cli.caching import StepCache, entering, full_steps, shallow_share
 from dreamoving_cli.conditioning import Denoiser, ImagePrompts, encode_prompts
 from dreamoving_cli.controls import Control
+from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.layers import Deep
 from dreamoving_cli.models.load import Pack, build_pack
 from dreamoving_cli.models.tiny import tiny_config
@@ -125,6 +126,31 @@ def test_a_shallow_pass_with_its_own_deep_part_is_the_full_one(pack: Pack, branc
         hook.remove()
     assert not [name for name in seen if "mid_block" in name]
     assert len({name for name in seen if name.endswith(".conv1") and "up_blocks" in name}) == branch + 1
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@torch.no_grad()
+def test_what_is_kept_is_known_before(pack: Pack, branch: int) -> None:
+    """Channels and size, from the config alone."""
+    deep = Deep(branch)
+    prompts = [[(k, v, 1.0)] for k, v in pack.unet.text_keys(torch.randn(1, 5, 32))]
+    pack.unet(torch.randn(1, 4, 3, SIDE, SIDE), torch.tensor(300), prompts, deep=deep)
+    channels, level = entering(pack.config, branch)
+    assert deep.kept is not None
+    assert deep.kept.shape == (3, channels, SIDE // 2**level, SIDE // 2**level)
+
+
+def test_the_plan_knows_the_work() -> None:
+    """The deeper the branch, the less is saved."""
+    config = tiny_config()
+    shares = [shallow_share(config, ["pose", "depth"], branch) for branch in BRANCHES]
+    assert 0 < shares[0] < shares[1] < shares[2] < shares[3] < 1
+    assert shallow_share(config, ["pose"], 0) > shares[0]  # of a ControlNet nearly nothing is left
+
+
+def test_a_branch_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'tiny' has 4 skip connections\. Choose 0 to 3\."):
+        entering(tiny_config(), 4)
 
 
 # ---- a clip

@@ -142,6 +142,17 @@ def test_all_controls_lists_pose_and_depth_first() -> None:
     )
 
 
+def test_a_preset_says_when_pose_and_depth_act(tmp_path: Path) -> None:
+    (tmp_path / "look.yaml").write_text("pose_end: 0.5\ndepth_start: 0.25\ndepth_scale: 0.7\n")
+    options = load_preset(tmp_path / "look.yaml", {"pose": Path("p.mp4"), "depth": Path("d.mp4")})
+    assert options.all_controls == (
+        ControlOptions(kind="pose", file="p.mp4", control_end=0.5),
+        ControlOptions(kind="depth", file="d.mp4", control_scale=0.7, control_start=0.25),
+    )
+    with pytest.raises(UsageError, match=r"pose_start is 0\.5, pose_end 0\.5\. Choose a start below the end"):
+        options.replace(pose_start=0.5)
+
+
 def test_windows_are_resolved_against_the_pack() -> None:
     assert ContextOptions().resolved(64) == ContextOptions(context_frames=64, context_overlap=16)
     assert ContextOptions(context_overlap=3).resolved(16).context_overlap == 3
