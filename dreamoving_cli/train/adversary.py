@@ -1,7 +1,8 @@
-"""A judge of patches for the decoder: it learns to tell decoded pictures from real ones (PatchGAN).
+"""A judge of patches: it learns to tell decoded pictures from real ones (PatchGAN).
 
-A decoder that minimizes distances draws the mean of all details that fit, which is blur. The judge sees that.
-Its gradient is scaled to a share of that of the distances at the decoder's last layer (VQGAN eq. 7).
+What minimizes distances draws the mean of all details that fit, which is blur. The judge sees that. Its
+gradient is scaled to a share of that of the distances: at the decoder's last layer (VQGAN eq. 7), or at the
+latents that were decoded.
 """
 
 from typing import Any
@@ -35,7 +36,7 @@ class Judge(nn.Module):
 
 
 class Adversary:
-    """The judge and its optimizer, trained beside the decoder."""
+    """The judge and its optimizer, trained beside what it judges."""
 
     def __init__(self, weight: float, device: torch.device) -> None:
         self.weight = weight
@@ -43,9 +44,9 @@ class Adversary:
         self.optimizer = torch.optim.AdamW(self.judge.parameters(), LR, (0.5, 0.95), weight_decay=1e-2)
 
     def loss(self, distance: Tensor, out: Tensor, last: Tensor) -> Tensor:
-        """The decoder's wish to look real, n 3 h w, scaled by gradients at its `last` weight."""
+        """The wish of `out`, n 3 h w, to look real, scaled by gradients at `last`; n may be 0."""
         self.judge.requires_grad_(False)
-        wish = -self.judge(out).mean()
+        wish = -mean(self.judge(out))
         self.judge.requires_grad_(True)
         (far,) = torch.autograd.grad(distance, last, retain_graph=True)
         (fake,) = torch.autograd.grad(wish, last, retain_graph=True)
@@ -53,10 +54,10 @@ class Adversary:
         return self.weight * scale * wish
 
     def learn(self, out: Tensor, pictures: Tensor) -> None:
-        """One update on decoded and real pictures, n 3 h w, by the hinge loss."""
+        """One update on decoded and real pictures, n 3 h w, by the hinge loss; n may be 0."""
         self.optimizer.zero_grad()
         real, fake = self.judge(pictures), self.judge(out.detach())
-        (F.relu(1 - real).mean() + F.relu(1 + fake).mean()).backward()
+        (mean(F.relu(1 - real)) + mean(F.relu(1 + fake))).backward()
         if dist.is_initialized():
             for gradient in [p.grad for p in self.judge.parameters() if p.grad is not None]:
                 dist.all_reduce(gradient)
@@ -71,3 +72,8 @@ class Adversary:
         """Go on from a checkpoint."""
         self.judge.load_state_dict(state["judge"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean; 0 of nothing."""
+    return x.sum() / max(x.numel(), 1)

@@ -191,7 +191,9 @@ class Trainer:
         batch = self.store.batch(rng, count, self.stage.frames).to(self.device)
         low = torch.autocast(self.device.type, DTYPES[self.run.dtype], enabled=self.run.dtype != "fp32")
         with low, self.split.forgetting():
-            return noise_loss(self.pack, batch, generator, self.stage, self.facts, self.alphas)
+            return noise_loss(
+                self.pack, batch, generator, self.stage, self.facts, self.alphas, self.adversary
+            )
 
     def crop_loss(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
         """The autoencoder's loss on `count` crops."""

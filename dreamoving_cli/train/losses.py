@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from dreamoving_cli.models.controlnet import add_residuals
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.vae import VAE
+from dreamoving_cli.train.adversary import Adversary
 from dreamoving_cli.train.data import Batch
+from dreamoving_cli.train.decoded import clean_guess, decoded_loss
 
 HEAD_PIXEL = 4.0  # how much a pixel of the head counts beside any other, for the autoencoder
 UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # chance that a whole batch does not attend to a kind
@@ -162,7 +164,13 @@ def image_prompts(
 
 
 def noise_loss(
-    pack: Pack, batch: Batch, generator: torch.Generator, settings: Any, facts: Facts | None, alphas: Tensor
+    pack: Pack,
+    batch: Batch,
+    generator: torch.Generator,
+    settings: Any,
+    facts: Facts | None,
+    alphas: Tensor,
+    adversary: Adversary | None = None,
 ) -> Tensor:
     """Denoising loss of a batch under the stage's settings: prompts dropped, controls chosen."""
     count = len(batch.latents)
@@ -185,11 +193,14 @@ def noise_loss(
         images, extra = image_prompts(pack, batch, seen, facts, generator, settings.absent)
         prompts = [list(p) + [keys[i] for keys in images] for i, p in enumerate(prompts)]
     residuals = control_residuals(pack, batch, x, t, text, settings, generator)
-    guess = pack.unet(x, t, prompts, residuals, use_motion=settings.motion)
-    wanted = (
-        a * noise - s * batch.latents if pack.config.scheduler.prediction_type == "v_prediction" else noise
-    )
-    return weighted_mean((guess.float() - wanted).square() * weights, batch) + 0.3 * extra
+    guess = pack.unet(x, t, prompts, residuals, use_motion=settings.motion).float()
+    prediction = pack.config.scheduler.prediction_type
+    wanted = a * noise - s * batch.latents if prediction == "v_prediction" else noise
+    loss = weighted_mean((guess - wanted).square() * weights, batch) + 0.3 * extra
+    if settings.decoded:
+        clean, signal = clean_guess(x, guess, a, s, prediction), rearrange(a.square(), "b 1 1 1 1 -> b")
+        loss = loss + settings.decoded * decoded_loss(pack, clean, batch, signal, adversary, generator)
+    return loss
 
 
 def noise_levels(count: int, levels: int, generator: torch.Generator, noise: str) -> Tensor:

@@ -24,6 +24,7 @@ class Stage:
     facts: bool = False  # read colors and classes off the image tokens as well
     sharpen: float = 0.0  # share by which the autoencoder's targets are sharpened
     adversary: float = 0.0  # gradient of a judge of patches, as a share of the distances' own
+    decoded: float = 0.0  # weight of decoded heads and parts of people (decoded.py)
     latent_noise: float = 0.1  # strongest noise on what the decoder sees, raw latents being about 0.7
     side: int = 64  # pixels of the autoencoder's crops
     anchor: float = 0.0  # weight of how far the autoencoder's latents move away from those at the start
@@ -47,7 +48,8 @@ class Stage:
     @property
     def divisible(self) -> bool:
         """Whether each worker may hold a part of the weights: AdamW works on parts, all else on wholes."""
-        return self.optimizer == "adamw" and self.data != "crop" and not self.facts
+        whole = self.data == "crop" or self.facts or self.decoded
+        return self.optimizer == "adamw" and not whole
 
 
 ALL: dict[str, Any] = {"controls": True, "images": True, "motion": True, "shared_noise": 1.0}
@@ -64,7 +66,8 @@ STAGES = {
         "picture", 6e-4, 16, 6000, controls=True, images=True, facts=True,
     ),
     "polish": Stage(
-        ("unet.unet.",), "picture", 5e-4, 16, 1500, controls=True, images=True, noise="low", ema=0.995
+        ("unet.unet.", "controlnet_pose.controlnet.", "controlnet_depth.controlnet."),
+        "picture", 2e-4, 16, 1500, controls=True, images=True, noise="even", decoded=6.0, adversary=0.3,
     ),
     "content-guider": Stage(IMAGE_PROMPTS, "picture", 1e-4, 16, 500, controls=True, images=True, facts=True),
     "long-frames": Stage(("unet.motion.",), "clip", 3e-4, 2, 500, frames=16, motion=True, shared_noise=1.0),
