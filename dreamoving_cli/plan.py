@@ -14,7 +14,7 @@ from dreamoving_cli.batching import at_once
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
 from dreamoving_cli.device import GIB, Machine, available_gib, choose_devices, choose_dtype
-from dreamoving_cli.errors import UsageError
+from dreamoving_cli.errors import DeviceMemoryError, UsageError
 from dreamoving_cli.footprint import measure, window_rows
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import fit_size
@@ -316,4 +316,11 @@ def choose_modes(
     tiles = config.vae.kind == "AutoencoderKL"
     modes = ladder(asked, batches, devices[0].type, tiles=tiles, half=sizes.half_saves)
     where = str(devices[0]) if len(devices) == 1 else "each device"
-    return choose(asked, modes, sizes, int(free_gib(devices) * GIB), where)
+    chosen = choose(asked, modes, sizes, int(free_gib(devices) * GIB), where)
+    kept, free = sizes.deep * len(devices) / GIB, available_gib(torch.device("cpu"))
+    if not sizes.on_cpu and not chosen[0].keeps_deep and kept > free:
+        raise DeviceMemoryError(
+            f"step caching keeps {kept:.1f} GiB in main memory, which has {free:.1f} GiB free",
+            "Give fewer frames, a higher --cache-branch-id, or --cache-interval 1.",
+        )
+    return chosen

@@ -1,5 +1,6 @@
 """Renders that cache from step to step: resumed, short of memory, on two devices, planned."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ import pytest
 import torch
 
 from dreamoving_cli.caching import StepCache
-from dreamoving_cli.device import Machine
-from dreamoving_cli.errors import UsageError
+from dreamoving_cli.device import GIB, Machine
+from dreamoving_cli.errors import DeviceMemoryError, UsageError
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.models.load import build_pack, save_pack
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.models.unet import VideoUNet
 from dreamoving_cli.options import RenderOptions
-from dreamoving_cli.plan import prepare
+from dreamoving_cli.plan import choose_modes, prepare
 from dreamoving_cli.render import plan, render
 from dreamoving_cli.resume import state_path
 from tests.pictures import pixels
@@ -113,6 +114,24 @@ def test_the_plan_counts_what_is_kept(
     assert job.windows.full_steps == FULL
     assert job.sizes.deep == most[0]
     assert alone.sizes.deep == 0
+
+
+def test_what_main_memory_cannot_hold_is_refused(
+    options: RenderOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a lower mode keeps it there, beside a card that is full."""
+    job, card = prepare(options, "cpu"), torch.device("cuda", 0)
+    free = {"cuda": 4.0, "cpu": 2.0}
+    monkeypatch.setattr("dreamoving_cli.plan.available_gib", lambda device: free[device.type])
+    sizes = replace(job.sizes, on_cpu=False, latents=3 * GIB)
+
+    def mode_for(kept: float) -> str:
+        kept_too = replace(sizes, deep=int(kept * GIB))
+        return choose_modes("auto", ((1,), 1), job.config, kept_too, [card])[0].name
+
+    assert (mode_for(0.5), mode_for(1.5)) == ("high", "low")
+    with pytest.raises(DeviceMemoryError, match=r"keeps 2\.5 GiB in main memory, which has 2\.0 GiB free"):
+        mode_for(2.5)
 
 
 def test_the_plan_says_what_is_saved(options: RenderOptions) -> None:
