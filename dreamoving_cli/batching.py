@@ -9,7 +9,9 @@ from dreamoving_cli.memory import Mode, halved
 from dreamoving_cli.windows import Windows
 
 MOST = 4  # windows at once; on CUDA not measured
-CPU_ROWS = 16_384  # latent cells of all frames and branches that a CPU computes faster together; measured
+CPU_NUMBERS = (
+    16_384 * 160
+)  # of one window, at the first width; on a CPU larger ones are no faster together: measured
 STEPS_SEEN = 4  # windows of a length are one or two more or fewer as borders move
 
 
@@ -27,16 +29,22 @@ class AtOnce:
         return f"{count} window{'s' if count > 1 else ''} ({self.why if count == self.counts[0] else short})"
 
 
-def at_once(asked: int | None, windows: Windows, rows: int, device: str) -> AtOnce:
-    """How many windows to compute at once; rows: cells of one in all branches; device: its type."""
+def at_once(asked: int | None, windows: Windows, rows: int, width: int, device: str) -> AtOnce:
+    """How many windows to compute at once; device: its type.
+
+    rows: latent cells of all frames of one, in all branches of guidance; width: their channels at first.
+    """
     if asked is not None:
         return AtOnce((asked,), "as asked")
+    few = rows * width <= CPU_NUMBERS
     limits = {
-        "cpu": (CPU_ROWS // rows, f"{rows:,} rows each; a CPU is faster with up to {CPU_ROWS:,} at once"),
+        "cpu": (
+            MOST if few else 1,
+            f"{rows:,} rows each: a CPU is {'' if few else 'not '}faster with several",
+        ),
         "cuda": (MOST, f"at most {MOST} where memory has room"),
     }
     most, why = limits.get(device, (1, f"several at once were not tried on {device}"))
-    most = max(1, min(most, MOST))
     alike = most_alike(windows)
     if alike <= most:
         most, why = alike, "no more of a step are of a length"

@@ -15,7 +15,7 @@ from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
 from dreamoving_cli.device import GIB, Machine, available_gib, choose_devices, choose_dtype
 from dreamoving_cli.errors import DeviceMemoryError, UsageError
-from dreamoving_cli.footprint import measure, window_rows
+from dreamoving_cli.footprint import measure, widths, window_rows
 from dreamoving_cli.media.images import read_image
 from dreamoving_cli.media.video import fit_size
 from dreamoving_cli.memory import NAMES, Mode, Sizes, choose, ladder, need
@@ -149,7 +149,8 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
     windows = Windows(driver.num_frames, **shown, anchor_frames=anchors, ranks=len(devices))
     windows = replace(windows, full_steps=caching.full_steps(resolved))
     sizes = measure(source, config, resolved, windows, Place(on, dtype))
-    together = at_once(context.window_batch, windows, window_rows(config, resolved, windows), on.type)
+    rows = window_rows(config, resolved, windows)
+    together = at_once(context.window_batch, windows, rows, widths(config)[0], on.type)
     batches = together.counts, min(options.decode_batch, driver.num_frames)
     modes = choose_modes(machine.vram, batches, config, sizes, devices)
     if context.window_batch is None:

@@ -244,7 +244,7 @@ def test_the_plan_chooses_how_many_windows_at_once(
     assert record["record"]["requested"]["context"]["window_batch"] is None
     with pytest.raises(KeyboardInterrupt):
         render_png(asked, tmp_path / "again", on_progress=interrupt)
-    monkeypatch.setattr("dreamoving_cli.batching.CPU_ROWS", 1)  # as for larger pictures
+    monkeypatch.setattr("dreamoving_cli.batching.CPU_NUMBERS", 1)  # as for larger pictures
     assert plan(asked, "cpu").at_once.startswith("1 window (")
     assert np.array_equal(render_png(asked, tmp_path / "again", resume=True), whole)
     assert record_matches(tmp_path / "again", asked.replace(codec="png"))
