@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ def refuse(asked: str, device: torch.device) -> None:
         return
     if device.type not in (("cuda",) if asked == "graphs" else ("cpu", "cuda")):
         raise UsageError(f"compile is '{asked}' on {device}", "Leave out --compile.")
+    keep_kernels()  # before inductor is imported, which chooses a folder that does not last
     if lacking := lacks(device):
         raise UsageError(f"--compile {asked} needs {lacking}", "Install it, or leave out --compile.")
 
@@ -122,8 +123,8 @@ def compiled(networks: Iterable[Network], backend: Any = "inductor") -> Iterator
 
     keep_kernels()
     run, networks = Compiled(backend), list(networks)
-    limits = {"recompile_limit": MOST_SHAPES, "accumulated_recompile_limit": 4 * MOST_SHAPES}
-    with torch._dynamo.config.patch(automatic_dynamic_shapes=False, **limits):
+    limits: dict[str, Any] = {"recompile_limit": MOST_SHAPES, "accumulated_recompile_limit": 4 * MOST_SHAPES}
+    with torch._dynamo.config.patch({"automatic_dynamic_shapes": False, **limits}):
         for network in networks:
             network.run = run
         try:
@@ -143,15 +144,14 @@ def as_asked(asked: str, pack: Pack, mode: Mode, device: torch.device, notes: li
                 notes.append(note)
         yield
         return
-    networks = [pack.unet, *pack.controlnets.values()]
-    with (
-        compiled(networks) as run,
-        recorded(networks, on_cuda()) if asked == "graphs" else nullcontext([]) as ways,
-    ):
+    networks: list[Network] = [pack.unet, *pack.controlnets.values()]
+    with ExitStack() as stack:
+        run = stack.enter_context(compiled(networks))
+        replays = stack.enter_context(recorded(networks, on_cuda())) if asked == "graphs" else []
         yield
     if run.failure is not None:
         notes.append(f"not compiled, torch failed: {run.failure}")
-    notes += [f"not recorded, CUDA failed: {way.failure}" for way in ways if way.failure is not None]
+    notes += [f"not recorded, CUDA failed: {way.failure}" for way in replays if way.failure is not None]
 
 
 def _of_residual(x: Tensor, time: Tensor, num_frames: int, span: str) -> None:

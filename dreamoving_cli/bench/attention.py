@@ -5,7 +5,7 @@ of self-attention against three products.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ def attentions(task: Task) -> list[Row]:
     return found
 
 
-def seconds(given: Sequence[Tensor], way: SDPBackend, device: torch.device) -> float | None:
+def seconds(given: tuple[Tensor, Tensor, Tensor], way: SDPBackend, device: torch.device) -> float | None:
     """Seconds of one way; None where it does not take these shapes."""
     with warnings.catch_warnings(), sdpa_kernel(way):
         warnings.simplefilter("ignore")  # torch says why a way is none

@@ -39,6 +39,7 @@ def test_compiled_blocks_give_the_same_numbers(device: str, dtype: torch.dtype, 
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@torch.inference_mode()
 def test_projections_at_once_are_those_apart(device: str, dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(0)
     layers = [torch.nn.Linear(64, 64, bias=False, device=device, dtype=dtype) for _ in range(3)]

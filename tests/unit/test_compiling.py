@@ -1,19 +1,22 @@
 """Compiled blocks: the same numbers, compiled once for any number of frames; refusals; going on without."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from torch import Tensor
+from platformdirs import user_cache_path
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from dreamoving_cli import compiling
-from dreamoving_cli.compiling import compiled, keeps_still, lacks, refuse, remarks
+from dreamoving_cli.compiling import compiled, keep_kernels, keeps_still, lacks, refuse, remarks
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.memory import Mode
 from dreamoving_cli.models.config import MotionConfig
@@ -37,7 +40,7 @@ class Blocks:
         self.motion = MotionBlock(16, MotionConfig(heads=2, groups=8)).eval()
         torch.nn.init.normal_(self.motion.proj_out.weight)
         for block in (self.residual, self.spatial, self.motion):
-            block.to(**self.place)
+            nn.Module.to(block, **self.place)  # diffusers warns of its own
 
     @torch.inference_mode()
     def __call__(self, way: Run, rows: int, frames: int, strength: float, parts: str = "rsm") -> list[Tensor]:
@@ -63,8 +66,9 @@ class Blocks:
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    """No code compiled by another test."""
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No code compiled by another test, or for the user."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -87,12 +91,13 @@ def test_windows_strengths_and_guidance_need_no_new_code() -> None:
 
 
 @pytest.mark.skipif(lacks(CPU) is not None, reason="no C++ compiler")
-def test_compiled_code_gives_the_same_numbers() -> None:
+def test_compiled_code_gives_the_same_numbers(tmp_path: Path) -> None:
     blocks = Blocks()
     with compiled([]) as run:
         [fast] = blocks(run, 2, 3, 1.0, "r")
     [plain] = blocks(plainly, 2, 3, 1.0, "r")
     assert run.failure is None
+    assert list(tmp_path.iterdir())  # the code is kept where the user says
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
 
 
@@ -165,3 +170,11 @@ def test_memory_that_runs_out_ends_compiling_and_is_told_once() -> None:
         with compiling.as_asked("blocks", pack, Mode("min", 1, 1), CUDA, notes):
             pass
     assert len(notes) == 1
+
+
+def test_code_is_kept_for_the_user_unless_told_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_kernels()
+    before = os.environ["TORCHINDUCTOR_CACHE_DIR"]  # the fixture's
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_kernels()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(user_cache_path("dreamoving-kernels")) != before
