@@ -7,7 +7,7 @@
 A turn is a few frames, so that nobody waits long or holds many. Not here: how they travel (ranks.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import numpy as np
@@ -25,7 +25,7 @@ OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
 def decoded(
     residency: Residency, latents: Tensor, ranks: Ranks, turn: int, on_progress: OnProgress
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """The clip as uint8 f h w c, a few frames at a time; latents: 1 c f h w; turn: frames of one.
 
     The next frames are decoded, here and on the other devices, while some are in use.
