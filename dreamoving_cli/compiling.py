@@ -47,7 +47,8 @@ def refuse(asked: str, device: torch.device) -> None:
     if asked == "off":
         return
     if device.type not in (("cuda",) if asked == "graphs" else ("cpu", "cuda")):
-        raise UsageError(f"compile is '{asked}' on {device}", "Leave out --compile.")
+        fit = "a CUDA device" if asked == "graphs" else "a CPU or a CUDA device"
+        raise UsageError(f"--compile {asked} needs {fit}, this is {device}", "Leave it out.")
     keep_kernels()  # before inductor is imported, which chooses a folder that does not last
     if lacking := lacks(device):
         raise UsageError(f"--compile {asked} needs {lacking}", "Install it, or leave out --compile.")
