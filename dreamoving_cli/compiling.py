@@ -32,7 +32,7 @@ from dreamoving_cli.models.motion import along_time
 from dreamoving_cli.models.unet import VideoUNet
 
 NAMES = ("off", "blocks", "graphs")
-MOST_SHAPES = 64  # of each kind of block; Stable Diffusion 1.5 has 17 residual ones
+MOST_SHAPES = 64  # of each kind of block; Stable Diffusion 1.5 has 14 residual ones
 
 Network = VideoUNet | VideoControlNet
 Region = Callable[..., Tensor]
