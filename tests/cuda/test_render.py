@@ -88,6 +88,17 @@ def test_other_samplers_run_on_the_card(
     assert psnr(ours, theirs) > 45
 
 
+def test_step_caching_is_the_cpu_s_wherever_features_are_kept(
+    options: RenderOptions, device: str, tmp_path: Path
+) -> None:
+    """On the card in `high`, in main memory in `low`."""
+    wanted = options.replace(cache_interval=2, steps=4)
+    theirs = pixels(render(wanted, tmp_path / "here", Machine("cpu")))
+    for name in ("high", "low"):
+        ours = pixels(render(wanted, tmp_path / name, Machine(device, name, "fp32")))
+        assert psnr(ours, theirs) > 45
+
+
 def test_memory_modes_give_the_same_pictures(options: RenderOptions, device: str, tmp_path: Path) -> None:
     found = {name: rendered(options, tmp_path / name, Machine(device, name, "fp32"))[0] for name in NAMES}
     for name in NAMES[1:]:
