@@ -12,9 +12,10 @@ from torch import Tensor
 from dreamoving_cli.caching import entering
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.memory import Sizes, network_stage
-from dreamoving_cli.models.checkpoints.assemble import count_values
+from dreamoving_cli.models.checkpoints.assemble import control_moves, count_values
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes
 from dreamoving_cli.models.config import PackConfig
+from dreamoving_cli.models.convolution import most_kernel_bytes
 from dreamoving_cli.models.vae import stable_dtype
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.sharing import STEPS_SEEN, most_held
@@ -46,7 +47,8 @@ def measure(
         frame_pixels=height * width,
         on_cpu=place.device.type == "cpu",
         kept={name: size for name, size in kept.items() if name in weights},
-        held=held_values(config, options, windows) * itemsize,
+        kernels=kernels(config) if itemsize == 4 and place.device.type == "cpu" else 0,
+        held=held_values(source, config, options, windows) * itemsize,
         deep=deep_values(config, options, windows) * itemsize,
     )
 
@@ -56,15 +58,25 @@ def window_rows(config: PackConfig, options: RenderOptions, windows: Windows) ->
     return min(windows.context_frames, windows.num_frames) * cells(config, options) * branches(options)
 
 
-def held_values(config: PackConfig, options: RenderOptions, windows: Windows) -> int:
+def held_values(source: Path | Recipe, config: PackConfig, options: RenderOptions, windows: Windows) -> int:
     """Numbers in the ControlNets' residuals that wait for a later window, at most; see sharing.py."""
-    alone = not config.controlnet_motion and config.resnet_norm == "frame"
-    if not alone or not any(control.control_scale for control in options.all_controls):
+    kinds = [control.kind for control in options.all_controls if control.control_scale]
+    if config.resnet_norm != "frame" or all(has_motion(source, config, kind) for kind in kinds):
         return 0
     area, ways = cells(config, options), branches(options)
     frame = ways * sum(area // 4**level * values for level, values in enumerate(residual_widths(config)))
     frame -= (ways - 1) * area * widths(config)[0]  # what enters the first level has not seen the text
     return most_held(windows, options.steps) * frame
+
+
+def kernels(config: PackConfig) -> int:
+    """Bytes of the widest convolution's transformed weights: on the way up, where a skip comes in."""
+    return most_kernel_bytes(2 * max(widths(config)), max(widths(config)))
+
+
+def has_motion(source: Path | Recipe, config: PackConfig, kind: str) -> bool:
+    """Whether this ControlNet's residuals of a frame depend on other frames."""
+    return control_moves(source, config, kind) if isinstance(source, Recipe) else config.controlnet_motion
 
 
 def deep_values(config: PackConfig, options: RenderOptions, windows: Windows) -> int:

@@ -68,6 +68,7 @@ class Sizes:
     on_cpu: bool  # the device is the CPU: all weights, and the libraries, are in its memory
     kept: Mapping[str, int] = field(default_factory=dict)  # bytes of each denoiser, kept as `Mode.half` says
     held: int = 0  # bytes that one batch of windows leaves for the next
+    kernels: int = 0  # bytes of convolutions' weights while they are in another form
     deep: int = 0  # bytes that full steps leave for the steps after them
 
     @property
@@ -123,7 +124,7 @@ def need(mode: Mode, sizes: Sizes) -> int:
 
 def stage_need(mode: Mode, sizes: Sizes, stage: str) -> int:
     """Bytes on the device while this stage runs."""
-    denoising = sizes.window * mode.window_batch + sizes.held
+    denoising = sizes.window * mode.window_batch + sizes.held + sizes.kernels
     denoising += sizes.deep if mode.keeps_deep or sizes.on_cpu else 0
     work = {"denoise": denoising, "decode": _decoding(mode, sizes)}.get(stage, 0)
     base = BASE_BYTES if sizes.on_cpu else 0

@@ -16,7 +16,7 @@ from dreamoving_cli.windows import Weighted, Window, Windows
 
 Compute = Callable[[Tensor, Sequence[Window]], list[Tensor]]  # x: b c f h w -> of every level (g b f) c h w
 
-STEPS_SEEN = 32  # borders move by ever smaller parts of a window; later steps hold no more
+STEPS_SEEN = 32  # borders move by ever smaller parts of a window; later ones held no more in any trial
 
 
 class Known(NamedTuple):

@@ -22,6 +22,7 @@ POINTS = TILE + 2  # inputs of a tile, a side
 LEAST_CHANNELS = 128  # of inputs and outputs: below, the sums cost what the products save
 LEAST_TILES = 32  # below, transforming the weights costs what the products save
 KERNEL_BYTES = 2**27  # of transformed weights at once
+KERNELS_ALIVE = 3  # as they are computed, as the product takes them, and those before
 TILE_BYTES = 2**24  # of transformed inputs at once
 # What a weight's three values become at the six points 0, 1, -1, 2, -2 and infinity.
 AT_POINTS = (
@@ -74,6 +75,13 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     rows, _, height, width = x.shape
     here = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     return here and not torch.is_grad_enabled() and rows * tiles(height) * tiles(width) >= LEAST_TILES
+
+
+def most_kernel_bytes(inputs: int, outputs: int) -> int:
+    """What the transformed weights of a convolution of so many channels take at once, at most."""
+    if min(inputs, outputs) < LEAST_CHANNELS:
+        return 0
+    return KERNELS_ALIVE * min(KERNEL_BYTES, POINTS**2 * inputs * outputs * 4)
 
 
 def tiles(side: int) -> int:

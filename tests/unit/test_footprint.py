@@ -1,6 +1,7 @@
 """What a plan counts is what a render takes: residuals that wait for the next window."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from dreamoving_cli.conditioning import Denoiser, ImagePrompts, encode_prompts
 from dreamoving_cli.controls import Control
-from dreamoving_cli.footprint import held_values
+from dreamoving_cli.footprint import held_values, kernels
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.load import Pack, build_pack
 from dreamoving_cli.options import ControlOptions, RenderOptions
@@ -18,6 +19,8 @@ from dreamoving_cli.windows import SCHEDULES, Windows
 from tests import checkpoints as public
 
 FRAMES, STEPS, SIDE = 14, 3, 32
+
+HERE = Path()  # any folder: what is asked is in the config
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def test_residuals_held_are_those_that_are_counted(
     pack: Pack, schedule: str, guidance: float, window_batch: int
 ) -> None:
     windows, options = Windows(FRAMES, 8, 2, schedule=schedule, window_batch=window_batch), asked(guidance)
-    counted, taken = 4 * held_values(pack.config, options, windows), most_bytes(pack, windows, options)
+    counted, taken = 4 * held_values(HERE, pack.config, options, windows), most_bytes(pack, windows, options)
     assert counted > 0
     assert counted == taken or (window_batch > 1 and counted > taken)
 
@@ -73,19 +76,25 @@ def test_nothing_is_held_where_motion_mixes_frames_or_nothing_controls(pack: Pac
     windows = Windows(FRAMES, 8, 2)
 
     def held(config: PackConfig, options: RenderOptions) -> int:
-        return held_values(config, options, windows)
+        return held_values(HERE, config, options, windows)
 
     assert held(pack.config, asked(1.0)) > 0
     for changes in ({"controlnet_motion": True}, {"resnet_norm": "clip"}):
         assert held(pack.config.model_copy(update=changes), asked(1.0)) == 0
     assert held(pack.config, asked(1.0).replace(controls=())) == 0
-    assert held_values(pack.config, asked(1.0), Windows(FRAMES, FRAMES, 2)) == 0
+    assert held_values(HERE, pack.config, asked(1.0), Windows(FRAMES, FRAMES, 2)) == 0
 
 
 def test_at_full_width_they_are_a_few_hundredths_of_a_window() -> None:
     """4 frames of 16, where borders do not move; a window counts as 30 tensors of the first level's width."""
     config = public.config("full").model_copy(update={"controlnet_motion": False})
     options = asked(1.0).replace(size="512x512", steps=1)
-    held = held_values(config, options, Windows(100, 16, 4))
+    held = held_values(HERE, config, options, Windows(100, 16, 4))
     assert held == 4 * 64 * 64 * (3 * 320 + (320 + 1280) // 4 + (640 + 2560) // 16 + (4 * 1280) // 64)
     assert held == pytest.approx(0.043 * 16 * 64 * 64 * 320 * 30, rel=0.01)
+
+
+def test_wide_convolutions_take_memory_beside_the_windows() -> None:
+    """As measured at full width: 0.375 GiB, whatever the window; narrow ones are computed as they are."""
+    assert kernels(public.config("full")) == 3 * 2**27
+    assert kernels(public.config("narrow")) == 0

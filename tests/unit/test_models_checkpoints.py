@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamoving_cli.errors import WeightsError
-from dreamoving_cli.footprint import kept_bytes
+from dreamoving_cli.footprint import held_values, kept_bytes
 from dreamoving_cli.models.checkpoints.assemble import STATISTICS, count_values, recipe_config, weights_of
 from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_shapes, read_tensors
 from dreamoving_cli.models.checkpoints.identify import NAMES, identify
@@ -19,6 +19,8 @@ from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
 from dreamoving_cli.models.load import Pack, load_pack
 from dreamoving_cli.models.strict import load_exactly
+from dreamoving_cli.options import ControlOptions, RenderOptions
+from dreamoving_cli.windows import Windows
 from tests import checkpoints as public
 
 PICTURES = ("face", "cloth", "style")
@@ -390,6 +392,17 @@ def test_of_each_network_is_told_what_its_files_hold_in_16_bits(
     assert kept.keys() == {"unet", "controlnet_pose", "controlnet_depth"}
     assert kept["controlnet_pose"] == 4 * counts["controlnet_pose"]
     assert kept["unet"] == 4 * counts["unet"] - 2 * sum(value.numel() for value in half.values())
+
+
+def test_of_public_files_each_tells_whether_its_residuals_are_held(pack: Pack, folder: Path) -> None:
+    """A ControlNet without motion blocks, though the config of the whole knows only that there are some."""
+    files = recipe(folder)
+    config, windows = recipe_config(files), Windows(100, 16, 4)
+    options = RenderOptions(controls=(ControlOptions(kind="pose"),), size="64x64")
+    alone = pack.config.model_copy(update={"controlnet_motion": False})
+    held = held_values(files, config, options, windows)
+    assert held == held_values(folder, alone, options, windows) > 0
+    assert pack.controlnets["pose"].motion is None
 
 
 def test_a_missing_part_is_named(folder: Path, pack: Pack, tmp_path: Path) -> None:

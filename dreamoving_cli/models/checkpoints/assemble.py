@@ -139,11 +139,23 @@ def prefixed(prefix: str, state: State) -> dict[str, Tensor]:
 
 def _control_weights(pack: Pack, kind: str, state: State) -> State:
     """A ControlNet's weights; a file without motion blocks takes them off the network."""
-    layers = [pack.config.unet["layers_per_block"]] * len(pack.config.unet["block_out_channels"])
-    renamed = _control_names(state, layers)
-    if not any(key.startswith("motion.") for key in renamed):
+    renamed = _control_names(state, _layers(pack.config))
+    if not moves(renamed):
         pack.controlnets[kind].motion = None
     return renamed
+
+
+def control_moves(recipe: Recipe, config: PackConfig, kind: str) -> bool:
+    """Whether this ControlNet's file has motion blocks, by its header."""
+    return moves(_control_names(read_shapes(recipe.controls[kind]), _layers(config)))
+
+
+def moves(state: State) -> bool:
+    return any(key.startswith("motion.") for key in state)
+
+
+def _layers(config: PackConfig) -> list[int]:
+    return [config.unet["layers_per_block"]] * len(config.unet["block_out_channels"])
 
 
 def base_state(recipe: Recipe, role: str, read: Read) -> dict[str, Tensor]:
