@@ -32,6 +32,7 @@ from dreamoving_cli.models.motion import along_time
 from dreamoving_cli.models.unet import VideoUNet
 
 NAMES = ("off", "blocks", "graphs")
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 MOST_SHAPES = 64  # of each kind of block; Stable Diffusion 1.5 has 14 residual ones
 
 Network = VideoUNet | VideoControlNet
@@ -49,7 +50,7 @@ def refuse(asked: str, device: torch.device) -> None:
     if device.type not in (("cuda",) if asked == "graphs" else ("cpu", "cuda")):
         fit = "a CUDA device" if asked == "graphs" else "a CPU or a CUDA device"
         raise UsageError(f"--compile {asked} needs {fit}, this is {device}", "Leave it out.")
-    keep_kernels()  # before inductor is imported, which chooses a folder that does not last
+    keep_kernels()
     if lacking := lacks(device):
         raise UsageError(f"--compile {asked} needs {lacking}", "Install it, or leave out --compile.")
 
@@ -113,8 +114,14 @@ class Compiled:
 
 
 def keep_kernels() -> None:
-    """Compiled code is kept in the user's cache, unless $TORCHINDUCTOR_CACHE_DIR says where."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("dreamoving-kernels")))
+    """Compiled code is kept in the user's cache, unless $TORCHINDUCTOR_CACHE_DIR says where.
+
+    Importing torch's parts may have set that to a temporary folder.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(CACHE, "") in ("", default_cache_dir()):
+        os.environ[CACHE] = str(user_cache_path("dreamoving-kernels"))
 
 
 @contextmanager

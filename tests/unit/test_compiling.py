@@ -14,9 +14,10 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
 from dreamoving_cli import compiling
-from dreamoving_cli.compiling import compiled, keep_kernels, keeps_still, lacks, refuse, remarks
+from dreamoving_cli.compiling import CACHE, compiled, keep_kernels, keeps_still, lacks, refuse, remarks
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.memory import Mode
 from dreamoving_cli.models.config import MotionConfig
@@ -68,7 +69,7 @@ class Blocks:
 @pytest.fixture(autouse=True)
 def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No code compiled by another test, or for the user."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv(CACHE, str(tmp_path))
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -172,9 +173,13 @@ def test_memory_that_runs_out_ends_compiling_and_is_told_once() -> None:
     assert len(notes) == 1
 
 
-def test_code_is_kept_for_the_user_unless_told_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_is_kept_for_the_user_unless_told_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told = os.environ[CACHE]  # the fixture's
     keep_kernels()
-    before = os.environ["TORCHINDUCTOR_CACHE_DIR"]  # the fixture's
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    assert os.environ[CACHE] == told
+    monkeypatch.delenv(CACHE)
+    cache_dir()  # torch's own way to set it, to a folder that does not last
+    assert os.environ[CACHE] == default_cache_dir()
     keep_kernels()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(user_cache_path("dreamoving-kernels")) != before
+    assert os.environ[CACHE] == cache_dir() == str(user_cache_path("dreamoving-kernels"))
