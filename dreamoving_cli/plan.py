@@ -283,7 +283,7 @@ def device_remarks(windows: Windows, steps: int, devices: Sequence[torch.device]
     if most < len(devices):
         yield (
             f"there are at most {most} windows a step: {len(devices) - most} of the {len(devices)} devices "
-            "will only wait; fewer --devices do"
+            "will only decode; fewer --devices do"
         )
 
 

@@ -145,5 +145,5 @@ def test_the_plan_says_who_computes_what(options: RenderOptions) -> None:
     assert told.device == "cpu,cpu"
     assert "4 windows a step on 2 devices (cpu,cpu): 2, 2" in told.notes[-1]
     many = plan(options, Machine(",".join(["cpu"] * 7)))
-    assert "at most 5 windows a step: 2 of the 7 devices will only wait" in many.notes[-1]
+    assert "at most 5 windows a step: 2 of the 7 devices will only decode" in many.notes[-1]
     assert many.available_gib < told.available_gib
