@@ -37,14 +37,14 @@ def on_cpu(options: RenderOptions, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def rendered(options: RenderOptions, out: Path, machine: Machine, **more: Any) -> tuple[np.ndarray, Tensor]:
     kept: list[Tensor] = []
-    decode = rendering.decode
+    decoded = rendering.decoded
 
     def watched(residency: Any, latents: Tensor, *rest: Any) -> Any:
         kept.append(latents)
-        return decode(residency, latents, *rest)
+        return decoded(residency, latents, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rendering, "decode", watched)
+        patch.setattr(rendering, "decoded", watched)
         render(options, out, machine, **more)
     return pixels(out), kept[0]
 
