@@ -210,6 +210,14 @@ def shared_media() -> Path:
 VFR_MS = (0, 33, 67, 100, 300, 333, 367, 600, 617, 633, 650, 900)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def backward_first() -> None:
+    """A process that compiled something before its first backward pass has no children that can train."""
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Torch computes with one thread: what several processes of one thread each are compared with."""

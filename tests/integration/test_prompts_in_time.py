@@ -43,7 +43,7 @@ def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def frames(name: str, *words: str) -> np.ndarray:
     """f h w c of a render with these flags."""
     fixed = ["--model", "mini", "--steps", "2", "--seed", "3", "--guidance-scale", "30", "--codec", "png"]
-    fixed += ["--anchor-frames", "0"]  # nor by anchors
+    fixed += ["--guidance-end", "1", "--anchor-frames", "0"]  # nor by anchors
     result = CliRunner().invoke(app, ["render", "--pose", "pose.json", *fixed, *words, "--out", name])
     assert result.exit_code == 0, result.output
     return np.stack([read_image(path) for path in sorted(Path(name).glob("*.png"))]).astype(int)
