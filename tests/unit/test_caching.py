@@ -10,44 +10,29 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamoving_cli.caching import StepCache, entering, full_steps, shallow_share
 from dreamoving_cli.conditioning import Denoiser, ImagePrompts, encode_prompts
 from dreamoving_cli.controls import Control
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.layers import Deep
-from dreamoving_cli.models.load import Pack, build_pack
+from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.tiny import tiny_config
 from dreamoving_cli.models.unet import VideoUNet
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.sampling import FrameNoise, Solver, denoise, make_scheduler
 from dreamoving_cli.windows import SCHEDULES, Windows
+from tests.controls import NoisePictures, moving_pack
 
 FRAMES, SIDE = 9, 4
 BRANCHES = range(4)  # the tiny U-Net's skip connections
 
 
-class Pictures:
-    """A control picture of noise for each frame."""
-
-    def read(self, frames: Sequence[int]) -> np.ndarray:
-        """uint8 f h w c."""
-        shape = (16 * SIDE, 16 * SIDE, 3)
-        return np.stack([np.random.default_rng(f).integers(0, 255, shape, dtype=np.uint8) for f in frames])
-
-
 @pytest.fixture(scope="module")
 def pack() -> Pack:
     """A pose ControlNet without motion, a depth one with; nothing in them is the identity."""
-    made = build_pack(tiny_config(), seed=0)
-    torch.manual_seed(0)
-    for network in made.networks().values():
-        for name, weight in network.named_parameters():
-            if ("motion" in name and "proj_out" in name) or "controlnet_" in name:
-                nn.init.normal_(weight, std=0.05)
-    made.controlnets["pose"].motion = None
-    return made
+    return moving_pack()
 
 
 # ---- which steps
@@ -167,7 +152,10 @@ def rendered(pack: Pack, windows: Windows, options: RenderOptions, cache: StepCa
     """The latents of a clip that follows two controls, one of which ends early."""
     scheduler = make_scheduler("dpm++2m", options.steps, pack.config.scheduler.model_dump())
     prompts = encode_prompts(pack, options, ImagePrompts())
-    controls = [Control("pose", Pictures(), 0.7, 0.0, 0.7), Control("depth", Pictures(), 0.5)]
+    controls = [
+        Control("pose", NoisePictures(16 * SIDE), 0.7, 0.0, 0.7),
+        Control("depth", NoisePictures(16 * SIDE), 0.5),
+    ]
     model = Denoiser(pack, prompts, controls, scheduler.timesteps, windows, None, cache)
     solver = Solver(scheduler, FrameNoise(5, (pack.config.latent_channels, SIDE, SIDE)), FRAMES)
     return denoise(model.predict_noise, solver, windows, look=model.look)

@@ -3,23 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamoving_cli.conditioning import Denoiser, ImagePrompts, encode_prompts
 from dreamoving_cli.controls import Control
 from dreamoving_cli.models.controlnet import VideoControlNet
-from dreamoving_cli.models.load import Pack, build_pack
-from dreamoving_cli.models.tiny import tiny_config
+from dreamoving_cli.models.load import Pack
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.prompts import FrameTexts
 from dreamoving_cli.sampling import FrameNoise, Solver, denoise, make_scheduler
 from dreamoving_cli.sharing import SharedFrames
 from dreamoving_cli.windows import SCHEDULES, Window, Windows
+from tests.controls import NoisePictures, moving_pack
 
 FRAMES, STEPS = 11, 3
 SIDE = 4  # latent cells
@@ -106,26 +105,10 @@ def test_what_is_held_does_not_hold_its_window() -> None:
             assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
-class Pictures:
-    """A control picture of noise for each frame."""
-
-    def read(self, frames: Sequence[int]) -> np.ndarray:
-        """uint8 f h w c."""
-        shape = (16 * SIDE, 16 * SIDE, 3)
-        return np.stack([np.random.default_rng(f).integers(0, 255, shape, dtype=np.uint8) for f in frames])
-
-
 @pytest.fixture(scope="module")
 def pack() -> Pack:
     """A pose ControlNet without motion, a depth one with; all motion blocks move."""
-    made = build_pack(tiny_config(), seed=0)
-    torch.manual_seed(0)
-    for network in made.networks().values():
-        for name, weight in network.named_parameters():
-            if ("motion" in name and "proj_out" in name) or "controlnet_" in name:
-                nn.init.normal_(weight, std=0.05)
-    made.controlnets["pose"].motion = None
-    return made
+    return moving_pack()
 
 
 def rendered(pack: Pack, windows: Windows, **options: Any) -> tuple[Tensor, dict[str, int]]:
@@ -133,7 +116,10 @@ def rendered(pack: Pack, windows: Windows, **options: Any) -> tuple[Tensor, dict
     texts = options.pop("texts", None)
     scheduler = make_scheduler("ddim", STEPS, pack.config.scheduler.model_dump())
     prompts = encode_prompts(pack, RenderOptions(prompt="a", **options), ImagePrompts(), told=texts)
-    controls = [Control("pose", Pictures(), 0.7, 0.0, 0.7), Control("depth", Pictures(), 0.5)]
+    controls = [
+        Control("pose", NoisePictures(16 * SIDE), 0.7, 0.0, 0.7),
+        Control("depth", NoisePictures(16 * SIDE), 0.5),
+    ]
     seen = {control.kind: 0 for control in controls}
     hooks = []
     for kind in seen:
