@@ -52,6 +52,7 @@ def evaluate(
     against: Annotated[list[Path] | None, AGAINST] = None,
     driver: Annotated[list[Path] | None, DRIVER] = None,
     ablate: Annotated[bool, switch("--ablate", "Leave out each part in turn.")] = False,
+    noise_only: Annotated[bool, switch("--noise-only", "No renders: the prediction's own error.")] = False,
     clips: Annotated[int, CLIPS] = 8,
     frames: Annotated[int, FRAMES] = 16,
     steps: Annotated[int, STEPS] = 15,
@@ -70,7 +71,7 @@ def evaluate(
     options = EvaluateOptions(
         model or MINI, data, out, clips, frames, steps, variants=("full", *left_out),
         drivers=tuple(driver or ()), against=tuple(against or ()), context_frames=context_frames,
-        context_overlap=context_overlap,
+        context_overlap=context_overlap, renders=not noise_only,
     )  # fmt: skip
     with progress() as on_progress:
         means = run(options, on_progress)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.sampling import fused_noise
-from dreamoving_cli.train.data import ClipStore, as_video
+from dreamoving_cli.train.data import ClipStore, as_video, head_cover
 from dreamoving_cli.train.losses import snr_schedule
 from dreamoving_cli.train.variants import EvaluateOptions, Ready, Variant, ready
 
@@ -25,22 +25,23 @@ LEVELS = (0.9, 0.75, 0.5, 0.2)  # shares of the noise schedule
 def noise_error(
     pack: Pack, store: ClipStore, seed: int, variant: Variant, options: EvaluateOptions
 ) -> dict[str, float]:
-    """Squared errors as shares of the target's square, of all cells and of those that show the person."""
+    """Squared errors as shares of the target's square: of all cells, of the person's and of the head's."""
     alphas = snr_schedule(pack)
     timesteps = torch.tensor([round(level * (len(alphas) - 1)) for level in LEVELS])
     span = slice(0, options.frames)
     clean = pack.vae.encode(as_video(store.array(seed, "frames")[span]), batch=8)
     alpha = torch.from_numpy(np.array(store.array(seed, "alpha")[span])).float() / 255
     cells = clean.shape[-2], clean.shape[-1]
-    person = F.adaptive_avg_pool2d(rearrange(alpha, "f h w -> f 1 h w"), cells)
+    person = F.adaptive_avg_pool2d(rearrange(alpha, "f h w -> f 1 h w"), cells)[:, 0]
+    points = torch.from_numpy(np.array(store.facts(seed)["points"][span]))
+    head = head_cover(points, (alpha.shape[1], alpha.shape[2]), cells) * person
     unguided = replace(options, guidance_scale=1.0)
     with ready(pack, store, seed, variant, unguided, timesteps) as model:
         found = [at_level(model, clean, alphas, step, pack) for step in range(len(LEVELS))]
     error, size = (torch.stack(of).sum(0) for of in zip(*found, strict=True))  # f h w
-    within = rearrange(person, "f 1 h w -> f h w")
+    parts = {"noise_error": torch.ones_like(person), "noise_error_person": person, "noise_error_head": head}
     return {
-        "noise_error": float(error.sum() / size.sum()),
-        "noise_error_person": float((error * within).sum() / (size * within).sum()),
+        name: float((error * part).sum() / (size * part).sum()) for name, part in parts.items() if part.any()
     }
 
 

@@ -43,6 +43,7 @@ class EvaluateOptions:
     against: tuple[Path, ...] = ()  # further packs, whole
     context_frames: int | None = None  # of a window; None = the pack's
     context_overlap: int = 4
+    renders: bool = True  # else the error of the noise alone is measured
 
     @property
     def columns(self) -> "dict[str, tuple[Path, Variant]]":

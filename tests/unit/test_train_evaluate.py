@@ -31,7 +31,7 @@ from dreamoving_cli.train.agreement import (
     watched,
     word_agreement,
 )
-from dreamoving_cli.train.evaluate import evaluate, seams
+from dreamoving_cli.train.evaluate import beside, evaluate, seams
 from dreamoving_cli.train.garments import COLORS
 from dreamoving_cli.train.losses import snr_schedule
 from dreamoving_cli.train.measures import (
@@ -305,6 +305,13 @@ def test_who_knows_the_noise_makes_no_error_and_who_says_nothing_errs_by_all_of_
         torch.testing.assert_close(error, size)
 
 
+def test_what_a_part_gives_is_told_with_its_standard_error() -> None:
+    full = [{"noise_error": 0.5, "noise_error_head": 1.0}, {"noise_error": 0.3}, {"noise_error": 0.1}]
+    worse = [{"noise_error": 0.6, "noise_error_head": 9.0}, {"noise_error": 0.4}, {"noise_error": 0.5}]
+    assert beside(full, full) == {}
+    assert beside(full, worse) == {"noise_error_more": 0.2, "noise_error_more_se": 0.1}
+
+
 # --- the whole
 
 
@@ -336,6 +343,11 @@ def test_several_packs_are_compared_on_the_same_clips(tmp_path: Path) -> None:
     assert "seam" in means["full"]
     assert means["full"]["noise_error"] == means["other"]["noise_error"] != means["no-face"]["noise_error"]
     assert means["full"]["noise_error_person"] > 0
+    alone = evaluate(replace(options, out=tmp_path / "alone", renders=False))
+    assert list(alone) == ["full", "no-face", "other"]
+    assert alone["other"]["noise_error"] == means["other"]["noise_error"]
+    assert "psnr" not in alone["full"]
+    assert not (tmp_path / "alone" / "evaluation.png").exists()
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["means"] == means
     assert (tmp_path / "out" / "evaluation.png").exists()
     with pytest.raises(UsageError, match="are called 'other'"):
