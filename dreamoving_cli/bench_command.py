@@ -14,7 +14,7 @@ from dreamoving_cli.terminal import AsJson, Debug, Verbose, say, switch
 if TYPE_CHECKING:
     from dreamoving_cli.bench.sections import Bench
 
-SECTION_NAMES = ("window", "long", "whole", "length", "stages", "kernels", "extraction", "startup")
+SECTION_NAMES = ("window", "long", "whole", "render", "length", "stages", "kernels", "extraction", "startup")
 LENGTHS = (16, 64, 256, 1024)  # frames of the clips that cost is followed over
 DEFAULTS: dict[str, dict[str, Any]] = {  # by the kind of device: what a few minutes are enough for
     "cpu": {"width": "half", "frames": 8, "size": "128x128", "steps": 1, "long": 24, "lengths": LENGTHS},

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from dreamoving_cli.bench.sizes import CONTROL, CONTROL_SCALE, GUIDED, STRENGTHS, Task
@@ -21,7 +22,8 @@ from dreamoving_cli.windows import Windows
 
 PROMPT, NEGATIVE_PROMPT = "a dancer on a beach", "rain"
 SQUARE = 16  # pixels a side
-Run = Callable[[], Tensor]  # one timed denoising -> latents 1 c f h w
+DECODED = 8  # frames at once, as the presets have it
+Run = Callable[[], Tensor]  # one timed run -> latents 1 c f h w, or pictures, uint8 f h w c
 
 
 class Pictures:
@@ -80,9 +82,19 @@ def make(task: Task, fast: bool = False) -> Run:
         prompts, placed = encode(pack, task), windows(task)
         model = Denoiser(pack, prompts, [control], made.timesteps, placed, place)
         with compiled([pack.unet, *pack.controlnets.values()]) if fast else nullcontext():
-            return denoise(model.predict_noise, made, placed)
+            latents = denoise(model.predict_noise, made, placed)
+        return decoded(pack, latents, place) if task.pictures else latents
 
     return run
+
+
+@torch.inference_mode()
+def decoded(pack: Pack, latents: Tensor, place: Place) -> Tensor:
+    """1 c f h w -> uint8 f h w c on the CPU, a few frames at a time."""
+    parts = latents.split(DECODED, dim=2)
+    pictures = (pack.vae.decode(part.to(place.device, place.dtype)).float().clamp(-1, 1) for part in parts)
+    frames = [rearrange((x + 1) * 127.5, "1 c f h w -> f h w c").round().to(torch.uint8) for x in pictures]
+    return torch.cat([of.cpu() for of in frames])
 
 
 def starting_latents(task: Task) -> Tensor:

@@ -62,7 +62,7 @@ def make(task: Task, tuned: bool = False, fast: bool = False, stride: int | None
             ip_adapter_image_embeds=features,
             conditioning_frames=frames,
             controlnet_conditioning_scale=CONTROL_SCALE,
-            output_type="latent",
+            output_type="np" if task.pictures else "latent",
         ).frames
 
     return run
@@ -72,7 +72,7 @@ def pipeline(pack: Pack, tuned: bool = False) -> Any:
     """The pipeline around these weights; tuned: channels last, self-attentions with fused projections."""
     unet, adapter = motion_unet(pack)
     pipe: Any = diffusers.AnimateDiffControlNetPipeline(
-        vae=None,
+        vae=None if pack.vae is None else plain_convolutions(pack.vae.vae),
         text_encoder=pack.text_encoder,
         tokenizer=pack.tokenizer,
         unet=unet,

@@ -43,8 +43,8 @@ def contenders(title: str) -> Callable[[Sequence[Row]], str]:
     )
 
     def laid_out(rows: Sequence[Row]) -> str:
-        rated = any("mfu" in row for row in rows)
-        heads = (*names, "GFLOP/s", "of matrix rate") if rated else names
+        rated, seen = (any(name in row for row in rows) for name in ("mfu", "frames_per_s"))
+        heads = (*names, *(("GFLOP/s", "of matrix rate") if rated else ()), *(("frames/s",) if seen else ()))
         lines = [
             (
                 row["contender"],
@@ -56,6 +56,7 @@ def contenders(title: str) -> Callable[[Sequence[Row]], str]:
                 f"{row['first_run_s']:.1f}",
                 "" if row["compile_s"] is None else f"{row['compile_s']:.0f}",
                 *((f"{row['flops'] / 1e9:,.0f}", f"{100 * row['mfu']:.0f} %") if rated else ()),
+                *((f"{row['frames_per_s']:.3g}",) if seen else ()),
             )
             for row in rows
         ]
@@ -171,6 +172,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "window": contenders("One window"),
     "long": contenders("Several windows"),
     "whole": contenders("The whole clip as one window"),
+    "render": contenders("From words and control pictures to pictures"),
     "length": length,
     "stages": stages,
     "kernels": kernels,

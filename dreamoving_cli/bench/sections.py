@@ -89,6 +89,13 @@ def long_video(bench: Bench) -> list[Row]:
     return rows(compare(jobs, bench.rounds, fits(jobs, bench.free_bytes)))
 
 
+def end_to_end(bench: Bench) -> list[Row]:
+    """One window from words and control pictures to decoded pictures."""
+    jobs = [Job(engine, replace(bench.task, pictures=True)) for engine in ("dreamoving", "diffusers")]
+    found = rows(compare(jobs, bench.rounds, fits(jobs, bench.free_bytes)))
+    return [row | {"frames_per_s": 1 / (row["seconds_per_frame_step"] * row["steps"])} for row in found]
+
+
 def whole_clip(bench: Bench) -> list[Row]:
     """The same clip as one window, for both."""
     whole = replace(bench.long, window=None, overlap=0)
@@ -215,6 +222,7 @@ SECTIONS: dict[str, Section] = {
     "window": window,
     "long": long_video,
     "whole": whole_clip,
+    "render": end_to_end,
     "length": length,
     "stages": stages,
     "kernels": kernels,

@@ -30,6 +30,7 @@ class Task:
     window: int | None = None  # frames seen together; None: the whole clip
     overlap: int = 0  # frames that two windows share
     window_batch: int = 1  # windows that ours computes at once
+    pictures: bool = False  # a run ends with pictures; else with latents
     norm: Span = "frame"  # of the motion blocks; "clip" is diffusers' way
     seed: int = 0
 

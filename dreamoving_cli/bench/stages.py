@@ -17,13 +17,11 @@ from torch import Tensor
 from dreamoving_cli.bench.machine import work
 from dreamoving_cli.bench.ours import NEGATIVE_PROMPT, PROMPT, Pictures, encode, on_device
 from dreamoving_cli.bench.sizes import CONTROL, GUIDED, Task
-from dreamoving_cli.bench.weights import fill, random_pack
+from dreamoving_cli.bench.weights import fill, random_pack, random_vae
 from dreamoving_cli.device import DTYPES
 from dreamoving_cli.media.writer import write_video
-from dreamoving_cli.models.convolution import quick_convolutions
 from dreamoving_cli.models.encoders import build_image_encoder, build_text_encoder
 from dreamoving_cli.models.load import Pack
-from dreamoving_cli.models.vae import VAE
 
 REPEATS = 3
 DECODED = 4  # frames at once
@@ -74,11 +72,9 @@ def whole_pack(task: Task) -> Pack:
     share = 1.0 if task.width == "full" else 0.1
     image: dict[str, Any] = {**IMAGE, "num_hidden_layers": max(round(32 * share), 2), "image_size": 224}
     with init_empty_weights(include_buffers=False):
-        vae, seen = VAE(config.vae), build_image_encoder({**image, "patch_size": 14, "projection_dim": 1024})
+        seen = build_image_encoder({**image, "patch_size": 14, "projection_dim": 1024})
         text = build_text_encoder({**config.text, **TEXT}) if task.width == "full" else pack.text_encoder
-    fill(seen, dtype)
-    quick_convolutions(fill(vae, dtype))
-    pack = replace(pack, vae=vae, image_encoder=seen)
+    pack = replace(pack, vae=random_vae(config, dtype), image_encoder=fill(seen, dtype))
     return replace(pack, text_encoder=fill(text, dtype)) if task.width == "full" else pack
 
 

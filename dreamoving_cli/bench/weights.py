@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from dreamoving_cli.bench.sizes import CONTROL, PICTURE_TOKENS, Task, bench_config
 from dreamoving_cli.device import DTYPES
+from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.content_guider import ContentGuider
 from dreamoving_cli.models.controlnet import VideoControlNet
 from dreamoving_cli.models.convolution import quick_convolutions
 from dreamoving_cli.models.encoders import build_text_encoder, learn_tokenizer
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.unet import VideoUNet
+from dreamoving_cli.models.vae import VAE
 
 BLOCK = 2**20 + 7  # random numbers that weights repeat; a prime, so that no two rows are alike
 
@@ -44,7 +46,10 @@ def fill(network: Any, dtype: torch.dtype) -> Any:
 
 
 def random_pack(task: Task) -> Pack:
-    """What denoises, with random weights on the CPU, and a text encoder; no autoencoder and image encoder."""
+    """What denoises, with random weights on the CPU, and a text encoder; no image encoder.
+
+    An autoencoder where the task wants pictures.
+    """
     config, dtype = bench_config(task.width, task.norm), DTYPES[task.dtype]
     with init_empty_weights(include_buffers=False):
         unet = VideoUNet(config.unet, config.motion, config.resnet_norm)
@@ -58,11 +63,18 @@ def random_pack(task: Task) -> Pack:
         unet=networks[0],  # type: ignore[arg-type]
         controlnets={CONTROL: networks[1]},  # type: ignore[dict-item]
         guider=fill(guider, dtype),
-        vae=None,  # type: ignore[arg-type]
+        vae=random_vae(config, dtype) if task.pictures else None,  # type: ignore[arg-type]
         text_encoder=text.to(dtype).eval().requires_grad_(False),
         tokenizer=learn_tokenizer(),
         image_encoder=None,
     )
+
+
+def random_vae(config: PackConfig, dtype: torch.dtype) -> VAE:
+    """An autoencoder with random weights."""
+    with init_empty_weights(include_buffers=False):
+        vae = VAE(config.vae)
+    return quick_convolutions(fill(vae, dtype))
 
 
 def picture_features(task: Task, number: int) -> Tensor:

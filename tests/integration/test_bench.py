@@ -72,6 +72,16 @@ def test_without_guidance_too_and_every_run_is_the_same() -> None:
     assert apart(run(), peer.make(task)()) < 1e-3
 
 
+def test_contenders_decode_the_same_clip_to_the_same_pictures() -> None:
+    task = replace(TASK, steps=1, pictures=True)
+    made, theirs = ours.make(task)(), peer.make(task)()
+    assert made.dtype == torch.uint8
+    assert made.shape == (4, 128, 128, 3)
+    other = torch.as_tensor(theirs)[0] * 255  # b f h w c in 0..1
+    assert float((made.float() - other).abs().max()) < 1.5
+    assert float(made.float().std()) > 5  # not of one color
+
+
 def test_freenoise_denoises_a_clip_longer_than_its_windows() -> None:
     task = replace(TASK, frames=10, steps=1, window=8, overlap=2)
     theirs = peer.make(task, stride=4)()
@@ -206,13 +216,15 @@ def test_the_command_measures_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert {job.task.frames for job in asked} == {6, 20, 16, 64, 256, 1024}
     assert {job.stride for job in asked} >= {None, 4, 12}
     assert {job.task.window_batch for job in asked} == {1, sections.WINDOW_BATCH}
+    assert {job.task.frames for job in asked if job.task.pictures} == {6}
+    assert found["render"][0]["frames_per_s"] == 3.0  # 6 frames in 2 s
     fast = json.loads(CliRunner().invoke(app, [*words, "--compiled", "--only", "window", "--json"]).stdout)
     assert [row["contender"] for row in fast["window"][3:]] == ["dreamoving compiled", "diffusers compiled"]
     assert [row["compile_s"] for row in fast["window"][2:]] == [None, 1.0, 1.0]  # of 3 s, 2 are a run
     text = CliRunner().invoke(app, words).stdout
     for title in (
-        "Machine", "One window", "Several windows", "The whole clip", "Cost against length", "Stages",
-        "Operations", "Attention", "Queries", "Extraction", "Start-up",
+        "Machine", "One window", "Several windows", "The whole clip", "From words", "Cost against length",
+        "Stages", "Operations", "Attention", "Queries", "Extraction", "Start-up",
     ):  # fmt: skip
         assert f"### {title}" in text
 
