@@ -3,4 +3,8 @@
 Importing the package imports no torch.
 """
 
+import logging
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported by others, it has hints for programmers
+
 __version__ = "0.1.0"

@@ -4,7 +4,6 @@ Tensors of files are mapped and not read before their layer's turn, so that no m
 the captioner as it will be, and one layer.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -125,7 +124,6 @@ def keep_small(layer: nn.Module, home: Home) -> None:
 
 def small_linear(linear: nn.Linear, home: Home) -> nn.Module:
     """The same map with rounded weights: whole numbers with a scale a row, or NF4 with one a block of 64."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes
 
     parts: Any = bitsandbytes.nn
