@@ -1,4 +1,4 @@
-"""How quickly poses and depth are found, and where the time goes: the commands' own code under stopwatches.
+"""How quickly poses, depth and words are found, and where the time goes: the commands under stopwatches.
 
 On the example dance that ships, scaled to the size asked for. Networks that must be fetched are measured
 only where their files are here.
@@ -17,6 +17,9 @@ from typing import Any
 import torch
 
 from dreamoving_cli.bench.stopwatch import Change, Stopwatch, replaced
+from dreamoving_cli.caption import describe
+from dreamoving_cli.caption.models import FULL, MINI, Machine, choose_captioner, has_mini, is_installed
+from dreamoving_cli.caption.sources import MOST_FRAMES, Picks
 from dreamoving_cli.extract import depth, depth_files, dwpose, light, pose, pose_files
 from dreamoving_cli.extract.depth_networks import DepthOptions, public_here
 from dreamoving_cli.extract.detectors import dwpose_is_here
@@ -118,7 +121,8 @@ def both_loading(watch: Stopwatch, clock: Stopwatch) -> Iterator[None]:
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         return watch.call(LOADING, clock.call(LOADING, function))
 
-    with replaced([(pose, "open_detector", timed), (depth_files, "open_network", timed)]):
+    opened = (pose, "open_detector"), (depth_files, "open_network"), (describe, "load_chosen")
+    with replaced([(*place, timed) for place in opened]):
         yield
 
 
@@ -189,6 +193,18 @@ def find_depth(options: DepthOptions, video: Path, folder: Path, watch: Stopwatc
         depth_files.extract_depth_files(video, job, open_with=opened)
 
 
+def find_words(model: str, video: Path, folder: Path, watch: Stopwatch) -> None:
+    """The caption of every frame of a video: what `caption VIDEO --frames N` does."""
+    changes: list[Change] = [
+        (describe, "moments", partial(watch.call, "reading")),
+        (describe, "pictures", partial(watch.stream, "reading")),
+        (describe.Describer, "answers", partial(watch.call, "network")),
+    ]
+    request = describe.Request(picks=Picks(count=MOST_FRAMES))
+    with replaced(changes):
+        describe.Describer(choose_captioner(model, Machine()), request).describe(video)
+
+
 EXTRACTORS = (
     Extractor(
         "pose, light, body only", partial(find_pose, PoseOptions("light", whole_body=False)),
@@ -207,4 +223,6 @@ EXTRACTORS = (
         "depth, zoe", partial(find_depth, DepthOptions("zoe")),
         lambda: bool(public_here()), "depth", slow=True,
     ),
+    Extractor(f"words, {MINI}", partial(find_words, MINI), has_mini, "caption"),
+    Extractor(f"words, {FULL}", partial(find_words, FULL), is_installed, "caption", slow=True),
 )  # fmt: skip

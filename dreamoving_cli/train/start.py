@@ -15,9 +15,11 @@ from dreamoving_cli.train.shard_store import ShardSample, is_sharded
 
 def start(run: Run) -> Path:
     """Train one stage and return the folder of the exported pack."""
-    settings(run)  # an unknown stage is refused before anything is read
+    stage = settings(run)  # an unknown stage is refused before anything is read
     if not is_sharded(run.data):
-        require_clips(run.data)
+        store = require_clips(run.data)
+        if stage.data != "crop" and not run.device.startswith("cuda"):
+            require_latents(store)
     if run.init is not None:
         return train(run)
     config = mini_config()
@@ -35,6 +37,16 @@ def said_in(data: Path) -> list[str]:
         return [ShardSample(key, members).caption for key, members in read_index(data).items()]
     store = ClipStore(data)
     return [str(caption) for seed in store.seeds for caption in store.facts(seed)["captions"]]
+
+
+def require_latents(store: ClipStore) -> None:
+    """Refuses clips that were rendered after others had been encoded; on CUDA a run encodes them itself."""
+    missing = [seed for seed in store.seeds if not (store.folder / f"{seed}.latents.npy").exists()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(store.seeds)} clips in '{store.folder}' have no latents",
+            f"Run: python -m dreamoving_cli.train latents --pack PACK --data '{store.folder}'.",
+        )
 
 
 def require_clips(data: Path, held_out: bool = False) -> ClipStore:

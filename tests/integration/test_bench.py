@@ -20,6 +20,7 @@ from dreamoving_cli.bench.contenders import Job, Runs
 from dreamoving_cli.bench.kernels import kernels
 from dreamoving_cli.bench.sizes import Task
 from dreamoving_cli.bench.stages import stages
+from dreamoving_cli.caption import describe
 from dreamoving_cli.cli import app
 from dreamoving_cli.extract import depth, light, pose, pose_files
 from dreamoving_cli.extract.settings import PoseOptions
@@ -128,12 +129,14 @@ def test_extraction_is_measured_part_by_part(light_networks: None, monkeypatch: 
         (pose_files, "write_video"),
         (light, "Networks"),
         (depth, "steadied"),
+        (describe.Describer, "answers"),
     ]
     before = [getattr(*name) for name in names]
     told = extraction.measure_extraction(side=288, frames=6, rounds=1)
     assert [getattr(*name) for name in names] == before
-    assert told["missing"] == {"pose, dwpose": "pose", "depth, zoe": "depth"}
-    body, whole, deep = told["rows"]
+    missing = {"pose, dwpose": "pose", "depth, zoe": "depth", "words, minigpt-v2": "caption"}
+    assert told["missing"] == missing
+    body, whole, deep, words = told["rows"]
     for row in told["rows"]:
         assert (row["frames"], row["size"]) == (6, "192x288")
         assert sum(row["share"].values()) == pytest.approx(1)
@@ -143,6 +146,7 @@ def test_extraction_is_measured_part_by_part(light_networks: None, monkeypatch: 
     assert set(body["share"]) == poses
     assert set(whole["share"]) == poses | {"landmarks: hands", "landmarks: face"}
     assert set(deep["share"]) == common | {"network", "limits", "steadying"}
+    assert set(words["share"]) == {"reading", "network", "rest"}
 
 
 def test_dwpose_is_measured_where_it_is_here(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from dreamoving_cli.train.losses import clip_noise, reconstruction_loss, sharpen
 from dreamoving_cli.train.report import gradient_energy, person_box, psnr, report_autoencoder, report_poses
 from dreamoving_cli.train.stages import STAGES
 from dreamoving_cli.train.start import learn_words, require_clips
+from dreamoving_cli.train.start import start as start_run
 from dreamoving_cli.train.synth import HELD_OUT
 from tests.clips import clips_config, random_pack, write_clips
 
@@ -138,6 +139,13 @@ def test_a_folder_without_clips_is_refused_with_the_command_that_makes_some(tmp_
         InputError, match=r"no held-out clips in '.*'\. Render some: .* synth --first 1000000"
     ):
         require_clips(tmp_path, held_out=True)
+
+
+def test_clips_without_latents_are_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    write_clips(tmp_path, [0, 1])
+    (tmp_path / "0.latents.npy").touch()
+    with pytest.raises(InputError, match=r"1 of 2 clips in '.*' have no latents\. Run: .* latents --pack"):
+        start_run(Run("picture", tmp_path, tmp_path / "out", tmp_path / "pack"))
 
 
 # --- losses
