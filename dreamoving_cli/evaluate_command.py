@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dreamoving_cli.paths import MINI
-from dreamoving_cli.terminal import RUN, AsJson, Debug, Verbose, switch
+from dreamoving_cli.terminal import RUN, AsJson, Debug, Verbose, complete_preset, switch
 
 DATA = typer.Option(
     "--data", metavar="DIR", help="Synthetic clips; the held-out ones are used.", show_default=False
@@ -24,6 +24,14 @@ MODEL = typer.Option(
 CLIPS = typer.Option("--clips", min=1, help="How many.", rich_help_panel=RUN)
 FRAMES = typer.Option("--frames", min=2, help="Of each clip.", rich_help_panel=RUN)
 STEPS = typer.Option("--steps", min=1, help="Denoising steps.", rich_help_panel=RUN)
+PRESET = typer.Option(
+    "--preset",
+    metavar="NAME|FILE",
+    help="Render as it says; without it: --steps of ddim, guidance 2.",
+    autocompletion=complete_preset,
+    show_default=False,
+    rich_help_panel=RUN,
+)
 WINDOW = typer.Option(
     "--context-frames",
     min=2,
@@ -56,6 +64,7 @@ def evaluate(
     clips: Annotated[int, CLIPS] = 8,
     frames: Annotated[int, FRAMES] = 16,
     steps: Annotated[int, STEPS] = 15,
+    preset: Annotated[str | None, PRESET] = None,
     context_frames: Annotated[int | None, WINDOW] = None,
     context_overlap: Annotated[int, OVERLAP] = 4,
     as_json: AsJson = False,
@@ -71,7 +80,7 @@ def evaluate(
     options = EvaluateOptions(
         model or MINI, data, out, clips, frames, steps, variants=("full", *left_out),
         drivers=tuple(driver or ()), against=tuple(against or ()), context_frames=context_frames,
-        context_overlap=context_overlap, renders=not noise_only,
+        context_overlap=context_overlap, renders=not noise_only, preset=preset,
     )  # fmt: skip
     with progress() as on_progress:
         means = run(options, on_progress)

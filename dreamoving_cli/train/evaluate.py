@@ -15,7 +15,6 @@ import numpy as np
 from dreamoving_cli.frozen import unknown
 from dreamoving_cli.media.images import contact_sheet, resize, spread, write_image
 from dreamoving_cli.models.load import load_pack
-from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.quality import seam, seam_by_chance
 from dreamoving_cli.train.agreement import Truth, agreement, read_truth
 from dreamoving_cli.train.data import ClipStore
@@ -71,10 +70,9 @@ def follow_drivers(options: EvaluateOptions) -> dict[str, dict[str, Any]]:
 
     found = {}
     for driver in options.drivers:
-        wanted = RenderOptions(
-            model=str(options.model), pose=driver, num_frames=options.frames, steps=options.steps,
-            guidance_scale=options.guidance_scale, seed=options.seed,
-        )  # fmt: skip
+        wanted = options.look.replace(
+            model=str(options.model), pose=driver, num_frames=options.frames, seed=options.seed
+        )
         made = render(wanted, options.out / f"{driver.stem}.mp4", overwrite=True)
         sheet = options.out / f"{driver.stem}.png"
         sheet.unlink(missing_ok=True)
@@ -181,7 +179,8 @@ def written(
     if options.renders:
         write_image(options.out / "evaluation.png", sheet_of(rows), overwrite=True)
     values: dict[str, Any] = {
-        "clips": list(seeds), "frames": options.frames, "steps": options.steps, "means": means, "each": found,
+        "clips": list(seeds), "frames": options.frames, "steps": options.look.steps, "preset": options.preset,
+        "means": means, "each": found,
         "leaves_out": {name: VARIANTS[name].leaves_out for name in options.variants},
         "packs": {name: str(path) for name, (path, _) in options.columns.items()},
         "drivers": follow_drivers(options),

@@ -35,7 +35,7 @@ def noise_error(
     person = F.adaptive_avg_pool2d(rearrange(alpha, "f h w -> f 1 h w"), cells)[:, 0]
     points = torch.from_numpy(np.array(store.facts(seed)["points"][span]))
     head = head_cover(points, (alpha.shape[1], alpha.shape[2]), cells) * person
-    unguided = replace(options, guidance_scale=1.0)
+    unguided = replace(options, guidance_scale=1.0, preset=None)
     with ready(pack, store, seed, variant, unguided, timesteps) as model:
         found = [at_level(model, clean, alphas, step, pack) for step in range(len(LEVELS))]
     error, size = (torch.stack(of).sum(0) for of in zip(*found, strict=True))  # f h w

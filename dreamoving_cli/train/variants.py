@@ -21,6 +21,7 @@ from dreamoving_cli.controls import Control
 from dreamoving_cli.errors import UsageError
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.presets import load_preset
 from dreamoving_cli.sampling import FrameNoise, Solver, denoise, make_scheduler
 from dreamoving_cli.train.data import ClipStore
 from dreamoving_cli.windows import Windows
@@ -44,6 +45,14 @@ class EvaluateOptions:
     context_frames: int | None = None  # of a window; None = the pack's
     context_overlap: int = 4
     renders: bool = True  # else the error of the noise alone is measured
+    preset: str | None = None  # rendered as it says, in place of so many steps of ddim and this guidance
+
+    @property
+    def look(self) -> RenderOptions:
+        """How clips are rendered."""
+        if self.preset is not None:
+            return load_preset(self.preset)
+        return RenderOptions(steps=self.steps, guidance_scale=self.guidance_scale)
 
     @property
     def columns(self) -> "dict[str, tuple[Path, Variant]]":
@@ -99,10 +108,12 @@ def ready(
 ) -> Iterator[Ready]:
     """The model, shown the clip's pose, face, garment and caption; timesteps: in place of the sampler's."""
     facts, poses = store.facts(seed), np.array(store.array(seed, "pose")[: options.frames])
-    prompt = RenderOptions(
-        prompt=str(facts["captions"][0]), guidance_scale=options.guidance_scale, steps=options.steps,
-        face_strength=variant.face, cloth_strength=variant.cloth,
-    )  # fmt: skip
+    look = options.look
+    prompt = look.replace(
+        prompt=str(facts["captions"][0]),
+        face_strength=look.face_strength * variant.face,
+        cloth_strength=look.cloth_strength * variant.cloth,
+    )
     shown = ImagePrompts({"face": [facts["faces"][0]], "cloth": [facts["cloths"][0]]})
     frames, height, width = poses.shape[:3]
     factor, channels = pack.config.pixel_factor, pack.config.latent_channels
@@ -111,7 +122,8 @@ def ready(
         scheduler.timesteps = timesteps
     noise = FrameNoise(options.seed, (channels, height // factor, width // factor), pack.config.shared_noise)
     solver = Solver(scheduler, noise, frames)
-    controls = [Control("pose", Stored(poses), variant.control)] if variant.control else []
+    scale = look.pose_scale * variant.control
+    controls = [Control("pose", Stored(poses), scale)] if scale else []
     anchors = pack.config.anchor_frames * variant.anchors
     window = options.context_frames or pack.config.context_frames
     windows = Windows(frames, window, options.context_overlap, anchor_frames=anchors)

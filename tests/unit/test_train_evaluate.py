@@ -348,6 +348,13 @@ def test_several_packs_are_compared_on_the_same_clips(tmp_path: Path) -> None:
     assert alone["other"]["noise_error"] == means["other"]["noise_error"]
     assert "psnr" not in alone["full"]
     assert not (tmp_path / "alone" / "evaluation.png").exists()
+    preset = tmp_path / "still.yaml"
+    preset.write_text("steps: 3\nguidance_scale: 2.0\n")
+    one = replace(options, variants=("full",), against=(), out=tmp_path / "preset")
+    longer, other = evaluate(replace(one, steps=3)), evaluate(replace(one, preset=str(preset)))
+    assert other == longer
+    assert other["full"]["psnr"] != means["full"]["psnr"]
+    assert other["full"]["noise_error"] == means["full"]["noise_error"]  # of the model, not of the look
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["means"] == means
     assert (tmp_path / "out" / "evaluation.png").exists()
     with pytest.raises(UsageError, match="are called 'other'"):
