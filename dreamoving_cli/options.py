@@ -260,6 +260,9 @@ class RenderOptions(Options):
     num_frames: Count | None = field(None, "Output", "Render this many frames.", "--frames")
     context: ContextOptions = ContextOptions()
     decode_batch: Count = field(8, "Windows", "Frames decoded at once: faster, more memory.")
+    decoder: Literal["own", "taesd"] = field(
+        "own", "Windows", "own, or taesd: quicker, with less detail; for Stable Diffusion's latents."
+    )
     codec: Literal["h264", "hevc", "av1", "vp9", "prores", "gif", "png"] | None = field(
         None, "Output", "Video codec (default: by the output's extension)."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dreamoving_cli import caching, compiling, paths
+from dreamoving_cli import caching, compiling, paths, taesd
 from dreamoving_cli.batching import at_once
 from dreamoving_cli.conditioning import Place
 from dreamoving_cli.controls import ControlFile, Driver, asked_frames, control_files, open_driver
@@ -28,6 +28,7 @@ from dreamoving_cli.prompts import FrameTexts, of_frames
 from dreamoving_cli.prompts import read as read_prompt
 from dreamoving_cli.recipes import find_loras, find_recipe, has_files, recipe_notes
 from dreamoving_cli.sampling import make_scheduler
+from dreamoving_cli.weights import weight_paths
 from dreamoving_cli.windows import Windows
 
 PICTURES = ("face", "cloth", "style")
@@ -148,11 +149,12 @@ def prepare(options: RenderOptions, machine: Machine | str = "auto") -> Job:
     shown = context.replace(window_batch=context.window_batch or 1).model_dump()
     windows = Windows(driver.num_frames, **shown, anchor_frames=anchors, ranks=len(devices))
     windows = replace(windows, full_steps=caching.full_steps(resolved))
-    sizes = measure(source, config, resolved, windows, Place(on, dtype))
+    decoding = decoding_config(config, options)
+    sizes = measure(source, decoding, resolved, windows, Place(on, dtype))
     rows = window_rows(config, resolved, windows)
     together = at_once(context.window_batch, windows, rows, widths(config)[0], on.type)
     batches = together.counts, min(options.decode_batch, driver.num_frames)
-    modes = choose_modes(machine.vram, batches, config, sizes, devices)
+    modes = choose_modes(machine.vram, batches, decoding, sizes, devices)
     if context.window_batch is None:
         resolved = resolved.replace(context=context.replace(window_batch=modes[0].window_batch))
     return Job(
@@ -212,6 +214,18 @@ def check_pack(config: PackConfig, options: RenderOptions, files: list[ControlFi
         if kind not in offered:
             names = ", ".join(offered) or "none"
             raise UsageError(f"model '{config.name}' has no {what} '{kind}'", f"It has: {names}.")
+
+
+def decoding_config(config: PackConfig, options: RenderOptions) -> PackConfig:
+    """The pack's config with the autoencoder that decodes; TAESD knows no latents but Stable Diffusion's."""
+    if options.decoder == "own":
+        return config
+    if config.vae.kind != "AutoencoderKL" or config.latent_channels != taesd.CONFIG.channels:
+        raise UsageError(
+            f"decoder is 'taesd', and model '{config.name}' has latents of its own", "Leave --decoder out."
+        )
+    weight_paths([taesd.TAESD])
+    return config.model_copy(update={"vae": taesd.CONFIG})
 
 
 def choose_size(options: RenderOptions, config: PackConfig, driver: Driver) -> tuple[int, int]:

@@ -18,15 +18,14 @@ from einops import rearrange
 from torch import Tensor
 
 from dreamoving_cli.media.images import contact_sheet, resize, spread, write_image
-from dreamoving_cli.models.checkpoints.assemble import STATISTICS, prefixed
-from dreamoving_cli.models.checkpoints.files import Part, Recipe, read_tensors
-from dreamoving_cli.models.config import PackConfig, VaeConfig
+from dreamoving_cli.models.checkpoints.assemble import STATISTICS
+from dreamoving_cli.models.checkpoints.files import Recipe
+from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.strict import load_exactly, read_weights
 from dreamoving_cli.models.vae import VAE
 from dreamoving_cli.sampling import DenoiseState
-from dreamoving_cli.weights import weight_paths
+from dreamoving_cli.taesd import CONFIG, read_taesd
 
-TAESD = "preview.taesd"  # in models.lock
 CELLS, COLUMNS, CELL_SIDE = 8, 4, 256  # pictures, in a row, pixels of a picture's longer side
 PATIENCE = 10  # a sheet is made when the last one took less than 1/10 of the time since
 
@@ -40,12 +39,12 @@ def preview_decoder(source: Path | Recipe, config: PackConfig) -> VAE:
     """A small autoencoder for the latents of this model, on the CPU."""
     absent: tuple[str, ...] = ()
     if isinstance(source, Path) and config.vae.kind == "AutoencoderTiny":
-        vae, file = VAE(config.vae), source / "vae.safetensors"
-        state = read_weights(file)
+        vae, file = VAE(config.vae), str(source / "vae.safetensors")
+        state = read_weights(Path(file))
     else:
-        vae, file = VAE(VaeConfig.model_validate({"class": "AutoencoderTiny"})), weight_paths([TAESD])[TAESD]
-        state, absent = prefixed("vae", read_tensors(Part(file))), STATISTICS
-    load_exactly(vae, state, absent, str(file))
+        vae, absent = VAE(CONFIG), STATISTICS
+        state, file = read_taesd()
+    load_exactly(vae, state, absent, file)
     return vae.float().eval().requires_grad_(False)
 
 

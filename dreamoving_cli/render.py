@@ -41,12 +41,14 @@ from dreamoving_cli.record import input_hashes, request, versions, write_record
 from dreamoving_cli.residency import Residency
 from dreamoving_cli.resume import Checkpoint, state_path, unfinished
 from dreamoving_cli.sampling import DenoiseState, FrameNoise, Solver, denoise, make_scheduler
+from dreamoving_cli.taesd import with_taesd
 from dreamoving_cli.weights import known
 from dreamoving_cli.windows import Window
 
 __all__ = ["OnProgress", "Plan", "plan", "render"]
 
-OUTPUT_ONLY = {"decode_batch", "codec", "quality", "audio"}  # options that do not touch the latents
+# Options that do not touch the latents.
+OUTPUT_ONLY = {"decode_batch", "decoder", "codec", "quality", "audio"}
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +223,7 @@ def find_depth(job: Job, on_progress: OnProgress) -> AbstractContextManager[Clip
 def load(job: Job, history: list[str]) -> Residency:
     """The networks, each to be read when its stage begins; memory modes are added to `history`."""
     pack = open_pack(job.source, [file.control.kind for file in job.files])
+    pack = with_taesd(pack) if job.options.decoder == "taesd" else pack
     for part, scale in job.loras:
         merge_loras(pack, read_tensors(part), scale, part.name)
     return Residency(pack, job.modes, job.sizes, Place(job.device, job.dtype), history)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from dreamoving_cli.cli import app
 from dreamoving_cli.extract.keypoints import NUM_POINTS, Poses, save_poses
 from dreamoving_cli.media.images import read_image, write_image
-from dreamoving_cli.media.video import probe
+from dreamoving_cli.media.video import open_clip, probe
 from dreamoving_cli.paths import LOCK
 from dreamoving_cli.preview import Previews
 from dreamoving_cli.weights import file_sha256
@@ -57,6 +57,11 @@ def photos(tmp_path: Path) -> list[Path]:
     return [write_image(tmp_path / f"{name}.png", x) for name, x in zip("abc", pictures, strict=True)]
 
 
+def pixels(path: Path) -> np.ndarray:
+    with open_clip(path) as clip:
+        return clip.read(range(clip.num_frames))
+
+
 def weights_in(record: Path) -> set[str]:
     return set(yaml.safe_load(record.read_text())["record"]["weights"])
 
@@ -91,6 +96,16 @@ def test_imported_files_render_as_sd15(
     assert weights_in(record) == SD15_FILES | PICTURE_FILES
     assert yaml.safe_load(record.read_text())["record"]["lock"] == read_lock(folder / "models.lock").id
     assert "is there already" in run(*words, "--skip-existing").stderr
+    quick = tmp_path / "quick.mp4"
+    words = (*words[: words.index(out)], quick, *words[words.index(out) + 1 :])
+    result = run(*words, "--decoder", "taesd")
+    assert result.exit_code == 0, result.stderr
+    own, other = (pixels(path) for path in (out, quick))
+    assert own.shape == other.shape == (3, 64, 64, 3)
+    assert np.abs(own.astype(int) - other).mean() > 5  # random networks: nothing alike
+    refused = run("render", "--model", "mini", "--pose", pose, "--decoder", "taesd", "--dry-run")
+    assert refused.exit_code == 2
+    assert "decoder is 'taesd', and model 'mini' has latents of its own" in refused.stderr
     kept = list((tmp_path / "cache" / "converted").iterdir())
     assert len(kept) == 1  # the motion module, a pickle, was converted once
 
