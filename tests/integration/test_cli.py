@@ -135,7 +135,8 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
         "anchor-frames": 2, "cache-interval": 3, "cache-branch-id": 1,
         "seed": 9, "size": "128x192", "max-pixels": 40000, "fps": "24000/1001", "start": "1:02.5",
         "frames": 12, "context-frames": 16, "context-overlap": 5, "context-stride": 2, "schedule":
-        "static", "fusion": "flat", "window-batch": 3, "decode-batch": 2, "codec": "vp9", "quality": 30,
+        "static", "fusion": "flat", "window-batch": 3, "decode-batch": 2, "decoder": "taesd", "codec": "vp9",
+        "quality": 30,
     }  # fmt: skip
     words = [word for key, value in values.items() for word in (f"--{key}", value)]
     run(
