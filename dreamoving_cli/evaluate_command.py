@@ -27,7 +27,7 @@ STEPS = typer.Option("--steps", min=1, help="Denoising steps.", rich_help_panel=
 PRESET = typer.Option(
     "--preset",
     metavar="NAME|FILE",
-    help="Render as it says; without it: --steps of ddim, guidance 2.",
+    help="Its sampler, steps, guidance and strengths; without it: --steps of ddim, guidance 2.",
     autocompletion=complete_preset,
     show_default=False,
     rich_help_panel=RUN,

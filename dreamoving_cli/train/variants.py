@@ -45,7 +45,7 @@ class EvaluateOptions:
     context_frames: int | None = None  # of a window; None = the pack's
     context_overlap: int = 4
     renders: bool = True  # else the error of the noise alone is measured
-    preset: str | None = None  # rendered as it says, in place of so many steps of ddim and this guidance
+    preset: str | None = None  # whose sampler, steps, guidance and strengths; None: ddim and those above
 
     @property
     def look(self) -> RenderOptions:
