@@ -9,7 +9,7 @@ are written there only. Not here: the walk through the U-Net (models/layers.py),
 (windows.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamoving_cli.errors import UsageError
+from dreamoving_cli.guidance import Guidance
 from dreamoving_cli.models.config import PackConfig
 from dreamoving_cli.models.controlnet import VideoControlNet
 from dreamoving_cli.models.layers import Deep
@@ -26,7 +27,7 @@ from dreamoving_cli.models.unet import VideoUNet
 from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.windows import Window, within
 
-Key = tuple[bool, tuple[tuple[int, ...], ...]]  # whether motion acts; the windows computed together
+Key = tuple[Hashable, tuple[tuple[int, ...], ...]]  # which pass; the windows computed together
 
 
 def full_steps(options: RenderOptions) -> tuple[int, ...]:
@@ -38,7 +39,8 @@ def full_steps(options: RenderOptions) -> tuple[int, ...]:
         return ()
 
     def acting(step: int) -> list[bool]:
-        spans = [(options.guidance_start, options.guidance_end)] if options.guidance_scale > 1 else []
+        guidance = Guidance.of(options)
+        spans = [guidance.span] * (guidance.scale > 1) + [guidance.driver_span] * (guidance.driver_scale > 1)
         spans += [(c.control_start, c.control_end) for c in options.all_controls if c.control_scale]
         return [within(span, step, options.steps) for span in spans]
 
@@ -62,13 +64,16 @@ class StepCache:
 
     @contextmanager
     def of(
-        self, step: int, windows: Sequence[Window], use_motion: bool, device: torch.device
+        self, step: int, windows: Sequence[Window], asked: Hashable, device: torch.device
     ) -> Iterator[Deep | None]:
-        """For one pass over these windows: what is known of it, or what is to be filled; None: neither."""
+        """For one pass over these windows: what is known of it, or what is to be filled; None: neither.
+
+        asked: what tells the passes of a step apart.
+        """
         full = not self.full_steps or step in self.full_steps
         if full and step != self._since:
             self._kept, self._since = {}, step
-        key: Key = use_motion, tuple(map(tuple, windows))
+        key: Key = asked, tuple(map(tuple, windows))
         if not full:
             kept = self._kept.get(key)
             yield None if kept is None else Deep(self.branch, kept.to(device))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dreamoving_cli.caching import StepCache
 from dreamoving_cli.controls import Control
+from dreamoving_cli.guidance import Guidance, guide
 from dreamoving_cli.models.anchors import Anchors, Widen
 from dreamoving_cli.models.content_guider import needs_identity
 from dreamoving_cli.models.controlnet import VideoControlNet, add_residuals
@@ -25,7 +26,7 @@ from dreamoving_cli.options import RenderOptions
 from dreamoving_cli.packed import Packed
 from dreamoving_cli.prompts import FrameTexts
 from dreamoving_cli.sharing import SharedFrames
-from dreamoving_cli.windows import Window, Windows, within
+from dreamoving_cli.windows import Window, Windows
 
 EMBED_BLOCK = (
     16  # frames embedded at once, always the same ones together, so that bits do not depend on windows
@@ -54,25 +55,15 @@ class ImagePrompts:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Keys and values of all that is attended to; b = (uncond, cond) with guidance, (cond,) without.
+    """Keys and values of all that is attended to; b = (uncond, cond) with guidance, (cond,) without it.
 
     The text comes first in a layer; where it changes with time, it has a cond of each.
     """
 
     unet: Layers
     controls: dict[str, Layers]  # by kind; text only
-    guidance_scale: float
-    guidance_span: tuple[float, float] = (0.0, 1.0)  # shares of the steps between which guidance acts
-    guidance_rescale: float = 0.0
+    guidance: Guidance
     frames: tuple[int, ...] = ()  # which text each frame has; none: all have the only one
-
-    @property
-    def branches(self) -> int:
-        return 2 if self.guidance_scale > 1 else 1
-
-    def scale_at(self, step: int, steps: int) -> float:
-        """The guidance scale at this step; 1 outside the span."""
-        return self.guidance_scale if within(self.guidance_span, step, steps) else 1.0
 
     def for_windows(self, windows: Sequence[Window], guided: bool = True) -> tuple[Layers, dict[str, Layers]]:
         """The same for a batch of windows: b = (branch window); cond alone where not guided."""
@@ -90,7 +81,7 @@ class Prompts:
 
     def _parts(self, windows: Sequence[Window], guided: bool) -> list[tuple[list[int], Tensor]]:
         """Of each text of these windows: its rows, and how much each frame hears of it: b 1 f 1, sum 1."""
-        first = self.branches - 1
+        first = self.guidance.branches - 1
         parts: list[tuple[list[int], Tensor]] = []
         for text in sorted({self.frames[frame] for window in windows for frame in window}):
             rows = [first + text] * len(windows)
@@ -128,8 +119,7 @@ def encode_prompts(
     controls: dict[str, Layers] = {
         kind: [[(k, v, 1.0)] for k, v in net.text_keys(text)] for kind, net in pack.controlnets.items()
     }
-    span = options.guidance_start, options.guidance_end
-    return Prompts(layers, controls, options.guidance_scale, span, options.guidance_rescale, told.frames)
+    return Prompts(layers, controls, Guidance.of(options), told.frames)
 
 
 def image_layers(pack: Pack, options: RenderOptions, shown: ImagePrompts) -> list[list[Prompt]]:
@@ -182,8 +172,12 @@ class Denoiser:
 
         A frame has the same latents in all windows of a step.
         """
-        noise = self._branches(x, t, windows, self.anchors.shown() if self.anchors else None)
-        return guide(noise.float(), self._scale_at(t), self.prompts.guidance_rescale)
+        guidance = self.prompts.guidance
+        scale, driver_scale = guidance.at(self.steps[float(t)], len(self.steps))
+        noise, free = self._pass(x, t, windows, Pass(guided=scale > 1)), None
+        if driver_scale > 1 and self._acting(t):
+            free = self._pass(x, t, windows, Pass(guided=False, controlled=False)).float()
+        return guide(noise.float(), scale, guidance.rescale, free, driver_scale)
 
     @torch.inference_mode()
     def look(self, x: Tensor, t: Tensor, frames: Window) -> None:
@@ -192,34 +186,40 @@ class Denoiser:
         Without motion: they are far apart.
         """
         self.anchors = Anchors(len(frames))
-        self._branches(x, t, [frames], self.anchors.collect, use_motion=False)
+        scale, _ = self.prompts.guidance.at(self.steps[float(t)], len(self.steps))
+        looked = Pass(guided=scale > 1, use_motion=False)
+        self._pass(x, t, [frames], looked, self.anchors.collect)
 
-    def _scale_at(self, t: Tensor) -> float:
-        return self.prompts.scale_at(self.steps[float(t)], len(self.steps))
-
-    def _branches(
-        self, x: Tensor, t: Tensor, windows: Sequence[Window], widen: Widen | None, use_motion: bool = True
+    def _pass(
+        self, x: Tensor, t: Tensor, windows: Sequence[Window], asked: "Pass", widen: Widen | None = None
     ) -> Tensor:
-        """The noise of all branches of guidance, (g b) c f h w."""
-        unet_prompts, _ = self.prompts.for_windows(windows, self._scale_at(t) > 1)
-        with self.cache.of(self.steps[float(t)], windows, use_motion, self.place.device) as deep:
+        """The networks' prediction, (g b) c f h w; widen: in place of the anchor frames."""
+        if widen is None and self.anchors:
+            widen = self.anchors.shown(2 if asked.guided else 1)
+        unet_prompts, _ = self.prompts.for_windows(windows, asked.guided)
+        with self.cache.of(self.steps[float(t)], windows, asked, self.place.device) as deep:
             branch = deep.branch if deep is not None and deep.kept is not None else None
-            added = self._residuals(x, t, windows, use_motion, branch)
+            added = self._residuals(x, t, windows, asked, branch) if asked.controlled else None
             x, at = put(x, self.place), t.to(self.place.device)
-            noise: Tensor = self.pack.unet(x, at, unet_prompts, added, use_motion, widen, deep)
+            noise: Tensor = self.pack.unet(x, at, unet_prompts, added, asked.use_motion, widen, deep)
         return noise
 
+    def _acting(self, t: Tensor) -> "list[Embeddings]":
+        """The controls that act at this step."""
+        step = self.steps[float(t)]
+        return [e for e in self.embeddings if e.control.acts_at(step, len(self.steps))]
+
     def _residuals(
-        self, x: Tensor, t: Tensor, windows: Sequence[Window], use_motion: bool, branch: int | None
+        self, x: Tensor, t: Tensor, windows: Sequence[Window], asked: "Pass", branch: int | None
     ) -> list[Tensor] | None:
         """What the ControlNets that act add to the U-Net, (g b f) c h w each; None where none acts.
 
         branch: the last skip connection that needs it; None: all do.
         """
-        step, at = self.steps[float(t)], t.to(self.place.device)
+        step, at, use_motion = self.steps[float(t)], t.to(self.place.device), asked.use_motion
 
         def summed(acting: Sequence[Embeddings], x: Tensor, windows: Sequence[Window]) -> list[Tensor]:
-            _, prompts = self.prompts.for_windows(windows, self._scale_at(t) > 1)
+            _, prompts = self.prompts.for_windows(windows, asked.guided)
             x = put(x, self.place)
 
             def given(e: Embeddings) -> list[Tensor]:
@@ -228,13 +228,21 @@ class Denoiser:
 
             return add_residuals([given(e) for e in acting])
 
-        acting = [e for e in self.embeddings if e.control.acts_at(step, len(self.steps))]
+        acting = self._acting(t)
         alike = [e for e in acting if use_motion and e.net.frame_by_frame]  # whatever the window
         moving = [e for e in acting if not (use_motion and e.net.frame_by_frame)]
         found = [summed(moving, x, windows)] if moving else []
         if alike:
             found.append(self.shared.residuals(x, step, windows, partial(summed, alike)))
         return add_residuals(found) if found else None
+
+
+class Pass(NamedTuple):
+    """Which prediction the networks are asked for."""
+
+    guided: bool  # uncond beside cond
+    controlled: bool = True
+    use_motion: bool = True
 
 
 def place_of(network: nn.Module) -> Place:
@@ -246,21 +254,6 @@ def place_of(network: nn.Module) -> Place:
 def put(x: Tensor, place: Place) -> Tensor:
     """x at the place; precision first, for not every device has those of the CPU."""
     return x.to(place.dtype).to(place.device)
-
-
-def guide(noise: Tensor, guidance_scale: float, rescale: float = 0.0) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022); noise: (g b) c f h w, uncond first if guided.
-
-    rescale: how far each frame gets the unguided deviation back (Lin et al. 2023, eq. 14 to 16).
-    """
-    if guidance_scale == 1:
-        return noise
-    uncond, cond = noise.chunk(2)
-    guided = uncond + guidance_scale * (cond - uncond)
-    if not rescale:
-        return guided
-    was, now = (x.std((1, 3, 4), keepdim=True) for x in (cond, guided))
-    return guided * (1 - rescale + rescale * was / now)
 
 
 @dataclass

@@ -86,7 +86,8 @@ def deep_values(config: PackConfig, options: RenderOptions, windows: Windows) ->
     channels, level = entering(config, options.cache_branch_id)
     shares = [share for step in windows.full_steps[:STEPS_SEEN] for share in windows.shared_out(step)]
     frames = max(sum(len(window) for window, _ in share) for share in shares) + windows.anchor_frames
-    return frames * branches(options) * channels * (cells(config, options) // 4**level)
+    passes = branches(options) + (options.driver_guidance_scale > 1)
+    return frames * passes * channels * (cells(config, options) // 4**level)
 
 
 def residual_widths(config: PackConfig) -> list[int]:

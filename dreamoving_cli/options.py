@@ -209,6 +209,12 @@ class RenderOptions(Options):
     guidance_rescale: Share = field(0.0, "Look", "Keeps guidance from glaring colors; 1 is most, 0 off.")
     guidance_start: Share = field(0.0, "Look", "Share of the steps after which guidance begins.")
     guidance_end: Share = field(1.0, "Look", "Share of the steps after which guidance ends: faster.")
+    driver_guidance_scale: float = field(
+        1.0, "Look", "Guidance by pose and depth: above 1 they are followed more closely; 1 is off.",
+        strict=True, ge=1, le=10,
+    )  # fmt: skip
+    driver_guidance_start: Share = field(0.0, "Look", "Share of the steps after which that begins.")
+    driver_guidance_end: Share = field(1.0, "Look", "Share of the steps after which that ends.")
     face_strength: Strength = field(1.0, "Look", "Weight of --face; 0 is off.")
     cloth_strength: Strength = field(1.0, "Look", "Weight of --cloth; 0 is off.")
     style_strength: Strength = field(1.0, "Look", "Weight of --style; 0 is off.")
@@ -284,7 +290,7 @@ class RenderOptions(Options):
             raise UsageError(
                 f"duration_s is {self.duration_s} and num_frames {self.num_frames}", "Give only one."
             )
-        for name in ("guidance", "pose", "depth"):
+        for name in ("guidance", "driver_guidance", "pose", "depth"):
             start, end = (getattr(self, f"{name}_{side}") for side in ("start", "end"))
             if start >= end:
                 span = f"{name}_start is {start}, {name}_end {end}"

@@ -15,6 +15,7 @@ from dreamoving_cli.compiling import compiled
 from dreamoving_cli.conditioning import Denoiser, Layers, Place, Prompts
 from dreamoving_cli.controls import Control
 from dreamoving_cli.device import DTYPES, reuse_memory
+from dreamoving_cli.guidance import Guidance
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.projections import ImageFeatures
 from dreamoving_cli.sampling import FrameNoise, Solver, denoise, initial_latents, make_scheduler
@@ -61,7 +62,7 @@ def encode(pack: Pack, task: Task) -> Prompts:
             for layer, (k, v) in zip(layers, keys, strict=True):
                 layer.append((k, v, STRENGTHS[kind]))
         control: Layers = [[(k, v, 1.0)] for k, v in pack.controlnets[CONTROL].text_keys(text)]
-    return Prompts(layers, {CONTROL: control}, task.guidance_scale)
+    return Prompts(layers, {CONTROL: control}, Guidance(task.guidance_scale))
 
 
 def on_device(pack: Pack, task: Task) -> Pack:

@@ -5,7 +5,7 @@ the clip (cross-frame attention as in Text2Video-Zero, Khachatryan et al. 2023).
 
     anchors = Anchors(num_frames=2)
     unet(x_anchors, t, prompts, residuals, use_motion=False, widen=anchors.collect)
-    noise = unet(x, t, prompts, residuals, widen=anchors.shown())
+    noise = unet(x, t, prompts, residuals, widen=anchors.shown(branches))
 """
 
 from collections.abc import Callable
@@ -30,12 +30,15 @@ class Anchors:
         self.kept.append((joined[0], joined[1]))
         return _for_rows(joined[0], len(keys)), _for_rows(joined[1], len(keys))
 
-    def shown(self) -> Widen:
-        """For one pass over other frames: (g b f) h n d -> (g b f) h (n + anchors) d."""
+    def shown(self, branches: int) -> Widen:
+        """For one pass over other frames: (g b f) h n d -> (g b f) h (n + anchors) d.
+
+        branches: of guidance in that pass; 1 where more were kept: the last of them.
+        """
         kept = iter(self.kept)
 
         def widen(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-            k, v = next(kept)
+            k, v = (x[-branches:] for x in next(kept))
             return torch.cat([keys, _for_rows(k, len(keys))], 2), torch.cat(
                 [values, _for_rows(v, len(values))], 2
             )

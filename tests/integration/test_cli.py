@@ -128,6 +128,7 @@ def test_every_flag_reaches_the_options(run: Callable[..., Any], engine: StandIn
         "model": "mini", "pose": "p.json", "pose-kind": "json", "depth": "d.mp4", "depth-kind": "map",
         "face": "f.jpg", "cloth": "c.png", "style": "s.png", "prompt": "a dancer", "negative-prompt": "rain",
         "guidance-scale": 1.5, "guidance-rescale": 0.3, "guidance-start": 0.1, "guidance-end": 0.9,
+        "driver-guidance-scale": 1.2, "driver-guidance-start": 0.3, "driver-guidance-end": 0.8,
         "face-strength": 0.5, "cloth-strength": 0.6, "style-strength": 0.7,
         "pose-scale": 0.8, "pose-start": 0.1, "pose-end": 0.8,
         "depth-scale": 0.9, "depth-start": 0.2, "depth-end": 0.7,

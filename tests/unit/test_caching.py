@@ -46,6 +46,8 @@ def pack() -> Pack:
         ({"cache_interval": 10}, (0,)),
         ({"cache_interval": 3, "guidance_end": 0.5}, (0, 3, 4, 7)),  # guidance acts in steps 0 to 3
         ({"cache_interval": 3, "guidance_end": 0.5, "guidance_scale": 1.0}, (0, 3, 6)),
+        ({"cache_interval": 3, "driver_guidance_scale": 1.5, "driver_guidance_start": 0.5}, (0, 3, 4, 7)),
+        ({"cache_interval": 3, "driver_guidance_start": 0.5}, (0, 3, 6)),
         ({"cache_interval": 5, "pose": "p.mp4", "pose_scale": 0.0}, (0, 5)),
         (
             {"cache_interval": 5, "controls": [{"kind": "canny", "file": "c.mp4", "control_start": 0.25}]},

@@ -1,4 +1,4 @@
-"""Guidance, prompts for batches of windows, and control embeddings: kept or made anew, the same."""
+"""Prompts, with guidance and for batches of windows; control embeddings: kept or made anew, the same."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,6 @@ from dreamoving_cli.conditioning import (
     Embeddings,
     ImagePrompts,
     encode_prompts,
-    guide,
 )
 from dreamoving_cli.controls import Control
 from dreamoving_cli.models.load import Pack, build_pack
@@ -39,25 +38,11 @@ def pack() -> Pack:
     return build_pack(tiny_config(), seed=0)
 
 
-def test_guidance_moves_from_uncond_towards_cond() -> None:
-    noise = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1)
-    assert guide(noise, 2.0).item() == 5.0
-    assert guide(noise, 1.0) is noise
-
-
-def test_rescaled_guidance_keeps_each_frame_s_deviation() -> None:
-    noise = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    plain, half, whole = (guide(noise, 4.0, rescale) for rescale in (0.0, 0.5, 1.0))
-    torch.testing.assert_close(whole.std((1, 3, 4)), noise[1:].std((1, 3, 4)))
-    torch.testing.assert_close(half, (plain + whole) / 2)
-    torch.testing.assert_close(guide(noise[:, :, 1:2], 4.0, 1.0), whole[:, :, 1:2])  # a frame's own affair
-
-
 def test_guidance_of_one_has_no_uncond_branch(pack: Pack) -> None:
     picture = ImagePrompts({"cloth": [np.zeros((40, 40, 3), np.uint8)]})
     for scale, branches in ((1.0, 1), (2.0, 2)):
         prompts = encode_prompts(pack, RenderOptions(guidance_scale=scale, prompt="a"), picture)
-        assert prompts.branches == branches
+        assert prompts.guidance.branches == branches
         assert all(len(layer) == 2 and k.shape[0] == branches for layer in prompts.unet for k, _, _ in layer)
         assert all(len(layer) == 1 for layer in prompts.controls["pose"])  # ControlNets see text only
 

@@ -108,7 +108,7 @@ def test_every_self_attention_has_its_own_anchors(pack: Pack, latents: Tensor) -
     with torch.inference_mode():
         pack.unet(latents[:, :, :2], t, prompts, use_motion=False, widen=anchors.collect)
         assert len(anchors.kept) == len(prompts)
-        widen = anchors.shown()
+        widen = anchors.shown(1)
         pack.unet(latents, t, prompts, widen=widen)
         with pytest.raises(StopIteration):
             widen(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
