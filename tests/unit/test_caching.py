@@ -16,6 +16,7 @@ from dreamoving_cli.caching import StepCache, entering, full_steps, shallow_shar
 from dreamoving_cli.conditioning import Denoiser, ImagePrompts, encode_prompts
 from dreamoving_cli.controls import Control
 from dreamoving_cli.errors import UsageError
+from dreamoving_cli.footprint import deep_values
 from dreamoving_cli.models.layers import Deep
 from dreamoving_cli.models.load import Pack
 from dreamoving_cli.models.tiny import tiny_config
@@ -259,6 +260,23 @@ def test_what_is_deep_runs_at_full_steps_only(pack: Pack) -> None:
     assert full == (0, 3, 6)
     assert counts["shallow"] == sum(passes)
     assert counts["deep"] == counts["control"] == sum(passes[step] for step in full)
+
+
+@pytest.mark.parametrize(
+    "guidance", [{}, {"guidance_scale": 1.0, "driver_guidance_scale": 1.5}, {"driver_guidance_scale": 1.5}]
+)
+def test_the_plan_knows_how_much_is_kept(pack: Pack, guidance: dict[str, float]) -> None:
+    pixels = SIDE * pack.config.pixel_factor
+    wanted = asked(4, size=f"{pixels}x{pixels}", **guidance)
+    full = full_steps(wanted)
+    windows = Windows(FRAMES, 6, 3, anchor_frames=2, full_steps=full)
+    planned = deep_values(pack.config, wanted, windows)
+    without_windows = replace(windows, anchor_frames=0)
+    rendered(pack, windows, wanted, cache := StepCache(full, wanted.steps, 0))
+    found = sum(kept.numel() for kept in cache._kept.values())
+    looks = planned - deep_values(pack.config, wanted, without_windows)
+    assert found <= planned
+    assert planned - found <= looks  # anchor frames are looked at in a pass of their own, without the third
 
 
 def test_no_more_is_kept_than_the_next_steps_need(pack: Pack) -> None:
