@@ -31,6 +31,7 @@ class Batch:
     pictures: dict[str, Tensor]  # face, cloth, style -> b 3 s s, normalized for CLIP
     captions: list[str]
     facts: dict[str, Tensor]  # what the pictures show: colors b 3, classes b
+    other: Tensor | None = None  # latents of another frame of each clip, as in stray.py
 
     def to(self, device: torch.device) -> "Batch":
         """The same on another device."""

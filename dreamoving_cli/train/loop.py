@@ -30,6 +30,7 @@ from dreamoving_cli.models.load import Pack, build_pack, save_pack
 from dreamoving_cli.train.adversary import Adversary
 from dreamoving_cli.train.checkpoint import read_checkpoint, write_checkpoint
 from dreamoving_cli.train.curve import Board, cut_log, draw_curve
+from dreamoving_cli.train.data import Batch
 from dreamoving_cli.train.live import Clock
 from dreamoving_cli.train.losses import Facts, drift, noise_loss, reconstruction_loss, snr_schedule
 from dreamoving_cli.train.muon import Muon, is_matrix
@@ -38,6 +39,7 @@ from dreamoving_cli.train.shard_store import open_store
 from dreamoving_cli.train.source import complete, extended, load_start, open_start
 from dreamoving_cli.train.split import Split, parameters_of
 from dreamoving_cli.train.stages import STAGES, Stage
+from dreamoving_cli.train.stray import ends, run_length
 from dreamoving_cli.train.validation import Validation, validate
 
 LOG_EVERY = 50  # steps
@@ -188,12 +190,18 @@ class Trainer:
         count = max(self.stage.batch // self.run.shares, 1)
         if self.stage.data == "crop":
             return self.crop_loss(rng, generator, count)
-        batch = self.store.batch(rng, count, self.stage.frames).to(self.device)
+        batch = self.batch(rng, count)
         low = torch.autocast(self.device.type, DTYPES[self.run.dtype], enabled=self.run.dtype != "fp32")
         with low, self.split.forgetting():
             return noise_loss(
                 self.pack, batch, generator, self.stage, self.facts, self.alphas, self.adversary
             )
+
+    def batch(self, rng: np.random.Generator, count: int) -> Batch:
+        """`count` samples; where the stage wants it, with the latents of another frame of each."""
+        if not self.stage.stray:
+            return self.store.batch(rng, count, self.stage.frames).to(self.device)
+        return ends(self.store.batch(rng, count, run_length(rng)).to(self.device), rng)
 
     def crop_loss(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
         """The autoencoder's loss on `count` crops."""

@@ -14,6 +14,7 @@ from dreamoving_cli.models.vae import VAE
 from dreamoving_cli.train.adversary import Adversary
 from dreamoving_cli.train.data import Batch
 from dreamoving_cli.train.decoded import clean_guess, decoded_loss
+from dreamoving_cli.train.stray import error_of_clean, strayed
 
 HEAD_PIXEL = 4.0  # how much a pixel of the head counts beside any other, for the autoencoder
 UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # chance that a whole batch does not attend to a kind
@@ -182,7 +183,7 @@ def noise_loss(
     weights = snr_weights(alphas[t], settings.snr_gamma, pack.config.scheduler.prediction_type)
     a, s = (rearrange(x, "b -> b 1 1 1 1") for x in (alphas[t].sqrt(), (1 - alphas[t]).sqrt()))
     a, s, weights, t = (x.to(device, non_blocking=True) for x in (a, s, weights, t))
-    x = a * batch.latents + s * noise
+    x = a * strayed(batch, settings.stray, generator) + s * noise
     dropped = draw_dropped(count, settings, generator)
     said = ["" if d else c for d, c in zip(dropped.text.tolist(), batch.captions, strict=True)]
     text = pack.encode_text(said)
@@ -195,10 +196,14 @@ def noise_loss(
     residuals = control_residuals(pack, batch, x, t, text, settings, generator)
     guess = pack.unet(x, t, prompts, residuals, use_motion=settings.motion).float()
     prediction = pack.config.scheduler.prediction_type
-    wanted = a * noise - s * batch.latents if prediction == "v_prediction" else noise
-    loss = weighted_mean((guess - wanted).square() * weights, batch) + 0.3 * extra
+    clean = clean_guess(x, guess, a, s, prediction)
+    if batch.other is not None:
+        error = error_of_clean(clean, batch.latents, s)
+    else:
+        error = guess - (a * noise - s * batch.latents if prediction == "v_prediction" else noise)
+    loss = weighted_mean(error.square() * weights, batch) + 0.3 * extra
     if settings.decoded:
-        clean, signal = clean_guess(x, guess, a, s, prediction), rearrange(a.square(), "b 1 1 1 1 -> b")
+        signal = rearrange(a.square(), "b 1 1 1 1 -> b")
         loss = loss + settings.decoded * decoded_loss(pack, clean, batch, signal, adversary, generator)
     return loss
 

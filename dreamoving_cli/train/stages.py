@@ -25,6 +25,7 @@ class Stage:
     sharpen: float = 0.0  # share by which the autoencoder's targets are sharpened
     adversary: float = 0.0  # gradient of a judge of patches, as a share of the distances' own
     decoded: float = 0.0  # weight of decoded heads and parts of people (decoded.py)
+    stray: float = 0.0  # share of samples whose noisy picture is partly of another frame (stray.py)
     latent_noise: float = 0.1  # strongest noise on what the decoder sees, raw latents being about 0.7
     side: int = 64  # pixels of the autoencoder's crops
     anchor: float = 0.0  # weight of how far the autoencoder's latents move away from those at the start
@@ -68,6 +69,10 @@ STAGES = {
     "polish": Stage(
         ("unet.unet.", "controlnet_pose.controlnet.", "controlnet_depth.controlnet."),
         "picture", 2e-4, 16, 1500, controls=True, images=True, noise="even", decoded=6.0, adversary=0.3,
+    ),
+    "correction": Stage(
+        ("unet.unet.", "controlnet_pose.controlnet.", "controlnet_depth.controlnet."),
+        "picture", 3e-4, 64, 1000, controls=True, images=True, noise="even", stray=0.5,
     ),
     "content-guider": Stage(IMAGE_PROMPTS, "picture", 1e-4, 16, 500, controls=True, images=True, facts=True),
     "long-frames": Stage(("unet.motion.",), "clip", 3e-4, 2, 500, frames=16, motion=True, shared_noise=1.0),

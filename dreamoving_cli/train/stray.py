@@ -1,0 +1,61 @@
+"""Noisy pictures that stray: partly of another frame, where the control still shows the one that is wanted.
+
+Of true pictures with little noise a model learns that limbs are where it sees them. What it sees when it
+renders is its own guess, with limbs blurred or beside their place; trained on such, it puts them where the
+control says, also at the steps that draw their outlines.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dreamoving_cli.train.data import Batch
+
+REACH = 4  # frames between the wanted one and the other, at most
+MOST = 0.9  # of the other frame in what is noised
+LEAST_NOISE = 0.4  # factor of the noise from which errors of the clean picture count no more
+
+
+def run_length(rng: np.random.Generator) -> int:
+    """Frames of the runs that a batch is drawn from: a wanted one, the other, and those between."""
+    return int(rng.integers(1, REACH + 1)) + 1
+
+
+def ends(runs: Batch, rng: np.random.Generator) -> Batch:
+    """One end of each run as a batch of single frames; `other` has the latents of the other end."""
+    last = runs.latents.shape[2] - 1
+    here = last if rng.random() < 0.5 else 0
+
+    def frame(x: Tensor, number: int) -> Tensor:
+        return x[:, :, number : number + 1]
+
+    return replace(
+        runs,
+        latents=frame(runs.latents, here),
+        person=frame(runs.person, here),
+        head=frame(runs.head, here),
+        controls={kind: frame(shown, here) for kind, shown in runs.controls.items()},
+        other=frame(runs.latents, last - here),
+    )
+
+
+def strayed(batch: Batch, share: float, draw: torch.Generator) -> Tensor:
+    """What is noised: in a `share` of the samples mixed with the other frame, by up to MOST; b c f h w."""
+    if batch.other is None:
+        return batch.latents
+    count = len(batch.latents)
+    straying = torch.rand(count, generator=draw) < share
+    mixed = straying * torch.rand(count, generator=draw) * MOST
+    return torch.lerp(batch.latents, batch.other, rearrange(mixed, "b -> b 1 1 1 1").to(batch.latents))
+
+
+def error_of_clean(guess: Tensor, clean: Tensor, s: Tensor) -> Tensor:
+    """Error of the guessed clean latents b c f h w, at noise factors s b 1 1 1 1.
+
+    Weighed as the error of the prediction that it stands for (v), but for little noise, where a small step of
+    the picture would be a large one of the prediction.
+    """
+    return (guess - clean) / s.clamp(min=LEAST_NOISE)
