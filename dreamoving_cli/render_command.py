@@ -107,7 +107,7 @@ def render(
     of_file = preset is not None and preset not in preset_names() and bool(options.prompt)  # so has a record
     caption = "off" if caption == "auto" and (written or of_file) else caption
     options = with_prompt(options, prompt_file, caption, device.split(",")[0])
-    for note in unused(options):
+    for note in unused(options, given):
         say(note)
     if skip_existing and (done := already_made(options, out)):
         say(f"{done} is there already, made from the same inputs and options")
@@ -170,14 +170,17 @@ def with_prompt(options: RenderOptions, file: Path | None, caption: str, device:
     return options if prompt is None else options.replace(prompt=prompt)
 
 
-def unused(options: RenderOptions) -> list[str]:
-    """One sentence for each picture that was given but counts for nothing."""
-    return [
+def unused(options: RenderOptions, given: Mapping[str, Any]) -> list[str]:
+    """One sentence for each picture that was given, and for a negative prompt, that counts for nothing."""
+    notes = [
         f"{path} is not used: {name}_strength is 0. Give --{name}-strength to use it."
         for name in ("face", "cloth", "style")
         for path in options.pictures(name)
         if not getattr(options, f"{name}_strength")
     ]
+    if given.get("negative_prompt") and options.guidance_scale == 1:
+        notes.append("--negative-prompt is not used: guidance_scale is 1. Give --guidance-scale 2 to use it.")
+    return notes
 
 
 def already_made(options: RenderOptions, out: Path | None) -> Path | None:

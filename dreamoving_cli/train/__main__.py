@@ -261,7 +261,7 @@ def examples_sheet(
     pack: Annotated[Path, typer.Option(help="A pack's folder.")] = MINI,
     frames: Annotated[int, typer.Option(min=2, help="Of each render but the long one.")] = 12,
     long_frames: Annotated[int, typer.Option(min=2, help="Of the long one.")] = 200,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 12,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 6,
     scale: Annotated[float, typer.Option(min=0.25, help="Of the pictures' sides, but the long one's.")] = 1.5,
 ) -> None:
     """Render every kind of input from the example media, and a long video, into one picture."""

@@ -20,6 +20,7 @@ from dreamoving_cli.media.images import contact_sheet, crop_to_aspect, resize, s
 from dreamoving_cli.media.video import open_clip
 from dreamoving_cli.media.writer import write_video
 from dreamoving_cli.options import RenderOptions
+from dreamoving_cli.presets import load_preset
 from dreamoving_cli.render import render
 from dreamoving_cli.train.example_media import FPS, HEIGHT, WIDTH, dancing
 from dreamoving_cli.whole import whole_file
@@ -40,7 +41,7 @@ class ModesOptions:
     pack: Path
     frames: int = 12
     long_frames: int = 200
-    steps: int = 12
+    steps: int = 6
     scale: float = 1.5
     seed: int = 1
 
@@ -63,7 +64,7 @@ MODES = {
     "style": Mode(PLAIN, DRIVER | {"style": "me.jpg"}),
     "pose": Mode("", DRIVER),
     "depth": Mode("", {"depth": "dance.mp4"}),
-    "pose, depth": Mode("", DRIVER | {"depth": "dance.mp4"}, {"pose_scale": 0.5, "depth_scale": 0.7}),
+    "pose, depth": Mode("", DRIVER | {"depth": "dance.mp4"}, {"depth_scale": 0.7}),
     "long": Mode(PLAIN, {"pose": "long.mp4"} | FACE | CLOTH, long=True),
 }
 
@@ -96,13 +97,13 @@ def write_inputs(folder: Path, options: ModesOptions) -> None:
 
 
 def asked(mode: Mode, folder: Path, options: ModesOptions) -> RenderOptions:
-    """The options of one render."""
+    """The options of one render: preset `mini`, but for what is asked here."""
     given: dict[str, Any] = {option: folder / name for option, name in mode.files.items()}
     given |= mode.scales
     if "face" in given:
         given["face"] = (given["face"],)
-    return RenderOptions(
-        model=str(options.pack), prompt=mode.prompt, **given, guidance_rescale=0.7,
+    return load_preset("mini").replace(
+        model=str(options.pack), prompt=mode.prompt, **given,
         num_frames=options.long_frames if mode.long else options.frames,
         steps=options.steps, seed=options.seed, audio=False,
     )  # fmt: skip

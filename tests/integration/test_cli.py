@@ -209,6 +209,16 @@ def test_a_picture_that_counts_for_nothing_is_said(run: Callable[..., Any], engi
     assert "me.jpg is not used: face_strength is 0" in result.stderr
 
 
+@pytest.mark.parametrize(("scale", "said"), [("1", True), ("2", False)])
+def test_a_negative_prompt_that_counts_for_nothing_is_said(
+    run: Callable[..., Any], engine: StandIn, scale: str, said: bool
+) -> None:
+    words = ("--pose", "p.mp4", "--negative-prompt", "rain", "--guidance-scale", scale)
+    note = "--negative-prompt is not used: guidance_scale is 1. Give --guidance-scale 2 to use it."
+    assert (note in run("render", "--preset", "mini", *words).stderr) == said
+    assert note not in run("render", "--preset", "fast", "--pose", "p.mp4").stderr  # nobody asked for one
+
+
 def test_a_shell_loop_never_collides(run: Callable[..., Any], engine: StandIn) -> None:
     for prompt in ("beach", "street", "stage"):
         run("render", "--pose", "dance.mp4", "--prompt", prompt, "--seed", 1)
