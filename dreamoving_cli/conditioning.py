@@ -45,6 +45,14 @@ class Place(NamedTuple):
     dtype: torch.dtype
 
 
+class Pass(NamedTuple):
+    """Which prediction the networks are asked for."""
+
+    guided: bool  # uncond beside cond
+    controlled: bool = True
+    use_motion: bool = True
+
+
 @dataclass(frozen=True)
 class ImagePrompts:
     """What the Content Guider is shown."""
@@ -55,7 +63,7 @@ class ImagePrompts:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Keys and values of all that is attended to; b = (uncond, cond) with guidance, (cond,) without it.
+    """Keys and values of all that is attended to; b = (uncond, cond) with guidance, (cond,) without.
 
     The text comes first in a layer; where it changes with time, it has a cond of each.
     """
@@ -191,7 +199,7 @@ class Denoiser:
         self._pass(x, t, [frames], looked, self.anchors.collect)
 
     def _pass(
-        self, x: Tensor, t: Tensor, windows: Sequence[Window], asked: "Pass", widen: Widen | None = None
+        self, x: Tensor, t: Tensor, windows: Sequence[Window], asked: Pass, widen: Widen | None = None
     ) -> Tensor:
         """The networks' prediction, (g b) c f h w; widen: in place of the anchor frames."""
         if widen is None and self.anchors:
@@ -210,7 +218,7 @@ class Denoiser:
         return [e for e in self.embeddings if e.control.acts_at(step, len(self.steps))]
 
     def _residuals(
-        self, x: Tensor, t: Tensor, windows: Sequence[Window], asked: "Pass", branch: int | None
+        self, x: Tensor, t: Tensor, windows: Sequence[Window], asked: Pass, branch: int | None
     ) -> list[Tensor] | None:
         """What the ControlNets that act add to the U-Net, (g b f) c h w each; None where none acts.
 
@@ -235,14 +243,6 @@ class Denoiser:
         if alike:
             found.append(self.shared.residuals(x, step, windows, partial(summed, alike)))
         return add_residuals(found) if found else None
-
-
-class Pass(NamedTuple):
-    """Which prediction the networks are asked for."""
-
-    guided: bool  # uncond beside cond
-    controlled: bool = True
-    use_motion: bool = True
 
 
 def place_of(network: nn.Module) -> Place:
