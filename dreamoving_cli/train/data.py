@@ -18,6 +18,7 @@ from dreamoving_cli.models.encoders import normalize_pixels
 from dreamoving_cli.train.synth import HELD_OUT
 
 FACE = slice(24, 92)  # of the 134 points: from the brows to the chin
+FOREARMS = (slice(3, 5), slice(6, 8))  # elbow and wrist
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Batch:
     latents: Tensor  # b c f h w
     person: Tensor  # b 1 f h w: share of each latent cell that the person covers
     head: Tensor  # b 1 f h w: share of each latent cell that the head's box covers
+    arms: Tensor  # b 1 f h w: the same of the forearms' boxes
     controls: dict[str, Tensor]  # kind -> b 3 f H W, 0..1
     pictures: dict[str, Tensor]  # face, cloth, style -> b 3 s s, normalized for CLIP
     captions: list[str]
@@ -38,7 +40,7 @@ class Batch:
         tables = ("controls", "pictures", "facts")
         moved: dict[str, Any] = {n: {k: v.to(device) for k, v in getattr(self, n).items()} for n in tables}
         return replace(
-            self, **moved, **{n: getattr(self, n).to(device) for n in ("latents", "person", "head")}
+            self, **moved, **{n: getattr(self, n).to(device) for n in ("latents", "person", "head", "arms")}
         )
 
 
@@ -113,10 +115,12 @@ class ClipStore:
         alpha = rearrange(stack("alpha"), "b f h w -> b 1 f h w").float() / 255
         depth = rearrange(stack("depth"), "b f h w -> b 1 f h w").expand(-1, 3, -1, -1, -1)
         points = np.stack([self.facts(s)["points"][r] for s, r in zip(seeds, runs, strict=True)])
+        head, arms = cover(torch.from_numpy(points), (alpha.shape[-2], alpha.shape[-1]), cells[1:])
         return Batch(
             latents=latents,
             person=F.adaptive_avg_pool3d(alpha, cells),
-            head=head_cover(torch.from_numpy(points), (alpha.shape[-2], alpha.shape[-1]), cells[1:])[:, None],
+            head=head[:, None],
+            arms=arms[:, None],
             controls={
                 "pose": rearrange(stack("pose"), "b f h w c -> b c f h w").float() / 255,
                 "depth": depth.float() / 255,
@@ -195,12 +199,26 @@ def corner(rng: np.random.Generator, points: np.ndarray, size: tuple[int, int], 
     return int(np.clip(x, 0, width - side)), int(np.clip(y, 0, height - side))
 
 
-def head_cover(points: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
-    """Share of each latent cell, `... h w`, that the box of the head covers.
+def cover(points: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What the boxes of the head and of the forearms cover of each latent cell, two shares `... h w`.
 
-    points: `... 134 2` in pixels of a picture of `size` (height, width); a margin for hair is added.
+    points: `... 134 2` in pixels of a picture of `size` (height, width).
     """
-    low, high = points[..., FACE, :].amin(-2), points[..., FACE, :].amax(-2)  # x y
+    arms = [box_cover(points[..., arm, :], size, cells) for arm in FOREARMS]
+    return head_cover(points, size, cells), torch.maximum(*arms)
+
+
+def head_cover(points: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """Share of each latent cell, `... h w`, that the box of the head covers; as `cover`."""
+    return box_cover(points[..., FACE, :], size, cells)
+
+
+def box_cover(points: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """Share of each latent cell, `... h w`, that the box around points `... n 2` covers.
+
+    A margin of 0.3 of its longer side is added: for hair, for hands.
+    """
+    low, high = points.amin(-2), points.amax(-2)  # x y
     margin = 0.3 * (high - low).amax(-1, keepdim=True)
     covered = []
     for axis in (0, 1):  # x, y

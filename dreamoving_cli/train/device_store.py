@@ -17,7 +17,7 @@ from torch import Tensor
 from dreamoving_cli.media.images import fit_square
 from dreamoving_cli.models.encoders import normalize_pixels
 from dreamoving_cli.models.load import Pack
-from dreamoving_cli.train.data import Batch, ClipStore, corner, head_cover, said
+from dreamoving_cli.train.data import Batch, ClipStore, corner, cover, head_cover, said
 from dreamoving_cli.train.live import fresh_seeds
 
 STYLES = 4  # frames of a clip that serve as pictures of its style
@@ -109,7 +109,8 @@ class DeviceStore(ClipStore):
         cells = moved["latents"].shape[2], moved["latents"].shape[3]
         moved["person"] = F.adaptive_avg_pool2d(alpha[:, None].float() / 255, cells)[:, 0].half()
         points = self.on_device(np.concatenate([self.facts(seed)["points"] for seed in seeds]))
-        moved["head"] = head_cover(points, (alpha.shape[1], alpha.shape[2]), cells).half()
+        parts = cover(points, (alpha.shape[1], alpha.shape[2]), cells)
+        moved["head"], moved["arms"] = (part.half() for part in parts)
         told = self._facts(np.array(seeds))
         return moved | {f"fact.{name}": fact.to(self.device) for name, fact in told.items()}
 
@@ -158,6 +159,7 @@ class DeviceStore(ClipStore):
             latents=rearrange(tensors["latents"][rows], "b f c h w -> b c f h w").float(),
             person=tensors["person"][rows][:, None].float(),
             head=tensors["head"][rows][:, None].float(),
+            arms=tensors["arms"][rows][:, None].float(),
             controls={
                 "pose": rearrange(tensors["pose"][rows], "b f h w c -> b c f h w").float() / 255,
                 "depth": depth.float() / 255,

@@ -39,7 +39,7 @@ from dreamoving_cli.train.shard_store import open_store
 from dreamoving_cli.train.source import complete, extended, load_start, open_start
 from dreamoving_cli.train.split import Split, parameters_of
 from dreamoving_cli.train.stages import STAGES, Stage
-from dreamoving_cli.train.stray import ends, run_length
+from dreamoving_cli.train.stray import REACH, ends
 from dreamoving_cli.train.validation import Validation, validate
 
 LOG_EVERY = 50  # steps
@@ -198,10 +198,12 @@ class Trainer:
             )
 
     def batch(self, rng: np.random.Generator, count: int) -> Batch:
-        """`count` samples; where the stage wants it, with the latents of another frame of each."""
+        """`count` samples; where the stage wants it, with the latents of other frames of each."""
+        frames = self.stage.frames
         if not self.stage.stray:
-            return self.store.batch(rng, count, self.stage.frames).to(self.device)
-        return ends(self.store.batch(rng, count, run_length(rng)).to(self.device), rng)
+            return self.store.batch(rng, count, frames).to(self.device)
+        reach = int(rng.integers(1, REACH + 1))
+        return ends(self.store.batch(rng, count, frames + reach).to(self.device), frames, rng)
 
     def crop_loss(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
         """The autoencoder's loss on `count` crops."""

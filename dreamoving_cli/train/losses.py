@@ -18,7 +18,7 @@ from dreamoving_cli.train.stray import error_of_clean, strayed
 
 HEAD_PIXEL = 4.0  # how much a pixel of the head counts beside any other, for the autoencoder
 UNUSED = {"face": 0.0, "cloth": 0.0, "style": 0.8}  # chance that a whole batch does not attend to a kind
-PERSON, HEAD = 3.0, 10.0  # how much a cell of the person, or of the head, counts beside one of the background
+PERSON, ARMS, HEAD = 3.0, 8.0, 10.0  # how much a cell of these counts beside one of the background
 
 
 def reconstruction_loss(
@@ -228,8 +228,9 @@ def snr_weights(alphas: Tensor, gamma: float, prediction: str) -> Tensor:
 
 
 def weighted_mean(errors: Tensor, batch: Batch) -> Tensor:
-    """Mean of errors b c f h w; cells of the person and, small as it is, of the head count for more."""
-    weights = 1 + (PERSON - 1) * batch.person + (HEAD - PERSON) * batch.head * batch.person
+    """Mean of errors b c f h w; the person's cells count for more, the few of forearms and head most."""
+    part = torch.maximum((ARMS - PERSON) * batch.arms, (HEAD - PERSON) * batch.head)
+    weights = 1 + (PERSON - 1 + part) * batch.person
     return (errors * weights).mean() / weights.mean()
 
 

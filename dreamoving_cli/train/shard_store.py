@@ -140,6 +140,7 @@ class ShardStore:
             latents=latents,
             person=torch.zeros(cells),
             head=torch.zeros(cells),
+            arms=torch.zeros(cells),
             controls=self._controls(pairs) if self.stage.controls else {},
             pictures=self._pictures(rng, samples) if self.stage.images else {},
             captions=[sample.caption for sample in samples],

@@ -14,31 +14,27 @@ from torch import Tensor
 
 from dreamoving_cli.train.data import Batch
 
-REACH = 4  # frames between the wanted one and the other, at most
+REACH = 4  # frames from a wanted one to the other, at most
 MOST = 0.9  # of the other frame in what is noised
 LEAST_NOISE = 0.4  # factor of the noise from which errors of the clean picture count no more
 
 
-def run_length(rng: np.random.Generator) -> int:
-    """Frames of the runs that a batch is drawn from: a wanted one, the other, and those between."""
-    return int(rng.integers(1, REACH + 1)) + 1
+def ends(runs: Batch, frames: int, rng: np.random.Generator) -> Batch:
+    """The first or the last `frames` of each run; `other` has the latents of as many at its other end."""
+    parts = [slice(frames), slice(runs.latents.shape[2] - frames, None)]
+    here, there = parts if rng.random() < 0.5 else parts[::-1]
 
-
-def ends(runs: Batch, rng: np.random.Generator) -> Batch:
-    """One end of each run as a batch of single frames; `other` has the latents of the other end."""
-    last = runs.latents.shape[2] - 1
-    here = last if rng.random() < 0.5 else 0
-
-    def frame(x: Tensor, number: int) -> Tensor:
-        return x[:, :, number : number + 1]
+    def of_part(x: Tensor) -> Tensor:
+        return x[:, :, here]
 
     return replace(
         runs,
-        latents=frame(runs.latents, here),
-        person=frame(runs.person, here),
-        head=frame(runs.head, here),
-        controls={kind: frame(shown, here) for kind, shown in runs.controls.items()},
-        other=frame(runs.latents, last - here),
+        latents=of_part(runs.latents),
+        person=of_part(runs.person),
+        head=of_part(runs.head),
+        arms=of_part(runs.arms),
+        controls={kind: of_part(shown) for kind, shown in runs.controls.items()},
+        other=runs.latents[:, :, there],
     )
 
 

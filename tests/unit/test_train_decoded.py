@@ -33,7 +33,7 @@ def cover(top: int, left: int, side: int = 2, size: tuple[int, int] = (20, 24)) 
 def batch(head: Tensor, person: Tensor) -> Batch:
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 4, *person.shape[2:], generator=draw)
-    return Batch(latents, person, head, {}, {}, [], {})
+    return Batch(latents, person, head, torch.zeros_like(head), {}, {}, [], {})
 
 
 @given(st.integers(0, 18), st.integers(0, 22))

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamoving_cli.train.data import head_cover
-from dreamoving_cli.train.losses import HEAD, PERSON, noise_levels, weighted_mean
+from dreamoving_cli.train.data import cover, head_cover
+from dreamoving_cli.train.losses import ARMS, HEAD, PERSON, noise_levels, weighted_mean
 from dreamoving_cli.train.muon import Muon, is_matrix, orthogonalize
 
 SIDES = st.integers(2, 24)
@@ -55,14 +55,25 @@ def test_noise_is_drawn_as_wanted(noise: str, share: float) -> None:
     assert float((drawn >= 500).float().mean()) == pytest.approx(share, abs=0.02)
 
 
-def test_errors_on_the_person_and_its_head_count_more() -> None:
-    person, head = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])
-    batch = SimpleNamespace(person=person.view(1, 1, 1, 1, 3), head=head.view(1, 1, 1, 1, 3))
-    for cell, weight in enumerate((HEAD, PERSON, 1)):
-        errors = torch.zeros(1, 2, 1, 1, 3)
+def test_errors_on_the_person_its_head_and_forearms_count_more() -> None:
+    covered = {"person": [1, 1, 1, 0], "head": [1, 0, 0, 0], "arms": [1, 1, 0, 1]}
+    batch = SimpleNamespace(**{n: torch.tensor(c).float().view(1, 1, 1, 1, 4) for n, c in covered.items()})
+    for cell, weight in enumerate((HEAD, ARMS, PERSON, 1)):
+        errors = torch.zeros(1, 2, 1, 1, 4)
         errors[..., cell] = 1.0
-        assert float(weighted_mean(errors, batch)) == pytest.approx(weight / (HEAD + PERSON + 1))
-    assert float(weighted_mean(torch.ones(1, 2, 1, 1, 3), batch)) == pytest.approx(1.0)
+        assert float(weighted_mean(errors, batch)) == pytest.approx(weight / (HEAD + ARMS + PERSON + 1))
+    assert float(weighted_mean(torch.ones(1, 2, 1, 1, 4), batch)) == pytest.approx(1.0)
+
+
+def test_the_boxes_of_forearms_cover_cells_by_their_share() -> None:
+    points = torch.full((134, 2), 200.0)
+    points[3:5] = torch.tensor([[4.0, 24.0], [14.0, 34.0]])  # with its margin 1..17, 21..37
+    points[6:8] = torch.tensor([[32.0, 0.0], [48.0, 0.0]])  # 27.2..52.8, the upper half outside: 0..4.8
+    head, arms = cover(points, (64, 64), (4, 4))
+    assert not head.any()
+    assert arms.sum().item() * 256 == pytest.approx(16 * 16 + 25.6 * 4.8)
+    assert arms[1, 0].item() * 256 == pytest.approx(15 * 11)
+    assert arms[0, 2].item() * 256 == pytest.approx(16 * 4.8)
 
 
 def test_the_box_of_the_head_covers_cells_by_their_share() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 pytest.importorskip("numba", reason="the renderer needs the extra `train`")
 from dreamoving_cli.train.data import Batch
-from dreamoving_cli.train.stray import MOST, REACH, ends, error_of_clean, run_length, strayed
+from dreamoving_cli.train.stray import MOST, ends, error_of_clean, strayed
 
 COUNT = 400
 
@@ -19,27 +19,28 @@ def runs(frames: int, count: int = 2) -> Batch:
     def of(*sizes: int) -> Tensor:
         return numbers.expand(count, sizes[0], -1, *sizes[1:]).clone()
 
-    return Batch(of(4, 3, 2), of(1, 3, 2), of(1, 3, 2), {"pose": of(3, 48, 32)}, {}, [""] * count, {})
+    parts = [of(1, 3, 2) for _ in range(3)]
+    return Batch(of(4, 3, 2), *parts, {"pose": of(3, 48, 32)}, {}, [""] * count, {})
 
 
-def test_a_sample_is_one_end_of_a_run_and_the_other_end_strays() -> None:
+@pytest.mark.parametrize(("frames", "reach"), [(1, 1), (1, 4), (12, 3)])
+def test_a_sample_is_one_end_of_a_run_and_the_other_end_strays(frames: int, reach: int) -> None:
     rng, seen = np.random.default_rng(0), set()
-    for _ in range(100):
-        length = run_length(rng)
-        batch = ends(runs(length), rng)
+    for _ in range(20):
+        batch = ends(runs(frames + reach), frames, rng)
         assert batch.other is not None
-        assert batch.latents.shape == batch.other.shape == (2, 4, 1, 3, 2)
-        here, there = float(batch.latents[0, 0, 0, 0, 0]), float(batch.other[0, 0, 0, 0, 0])
-        assert {here, there} == {0.0, length - 1.0}
-        for shown in (batch.latents, batch.person, batch.head, batch.controls["pose"]):
-            assert (shown == here).all()  # all tell of the same frame
-        seen.add(there - here)
-    assert seen == {*range(-REACH, 0), *range(1, REACH + 1)}
+        assert batch.latents.shape == batch.other.shape == (2, 4, frames, 3, 2)
+        here = batch.latents[0, 0, :, 0, 0]
+        assert (here.diff() == 1).all()
+        for shown in (batch.latents, batch.person, batch.head, batch.arms, batch.controls["pose"]):
+            assert (shown[0, 0, :, 0, 0] == here).all()  # all tell of the same frames
+        seen |= set((batch.other - batch.latents).flatten().tolist())
+    assert seen == {-reach, reach}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_share_of_the_samples_strays_and_each_by_another_part(share: float) -> None:
-    batch = ends(runs(2, COUNT), np.random.default_rng(1))
+    batch = ends(runs(2, COUNT), 1, np.random.default_rng(1))
     assert batch.other is not None
     seen = strayed(batch, share, torch.Generator().manual_seed(0))
     parts = ((seen - batch.latents) / (batch.other - batch.latents)).flatten(1)
