@@ -38,8 +38,8 @@ from dreamoving_cli.train.principal import start_from_components
 from dreamoving_cli.train.shard_store import open_store
 from dreamoving_cli.train.source import complete, extended, load_start, open_start
 from dreamoving_cli.train.split import Split, parameters_of
-from dreamoving_cli.train.stages import STAGES, Stage
-from dreamoving_cli.train.stray import REACH, ends
+from dreamoving_cli.train.stages import REACH, STAGES, Stage
+from dreamoving_cli.train.stray import ends
 from dreamoving_cli.train.validation import Validation, validate
 
 LOG_EVERY = 50  # steps

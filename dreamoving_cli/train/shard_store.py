@@ -242,7 +242,7 @@ def open_store(data: Path, pack: Pack, stage: Stage, cache: bool = False, follow
     """The data set of a folder: shards, or synthetic clips; where the pack is on CUDA, they lie there too."""
     if not is_sharded(data):
         if pack.vae.mean.is_cuda:
-            return DeviceStore(data, pack, stage.data == "crop", stage.frames, follow)
+            return DeviceStore(data, pack, stage.data == "crop", stage.longest_run, follow)
         return ClipStore(data)
     if stage.images and any(needs_identity(pack.config, kind) for kind in pack.config.guider):
         raise UsageError("a face prompt with ArcFace's embeddings cannot be trained", "Take another adapter.")

@@ -7,6 +7,8 @@ STAGES has the miniature's values, PAPER those of DreaMoving (arXiv 2312.05107) 
 from dataclasses import dataclass
 from typing import Any
 
+REACH = 4  # frames from a wanted one to the one that strays into its noisy picture, at most
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -45,6 +47,11 @@ class Stage:
     noise: str = "high"  # which steps are drawn more often: "high", "low", or "even"
     snr_gamma: float = 0.0  # min-SNR weights (Hang et al. 2023); 0 = none
     beta_schedule: str | None = None  # of the noise; None = the pack's
+
+    @property
+    def longest_run(self) -> int:
+        """Frames that a clip must have for any sample to be drawn from it."""
+        return self.frames + (REACH if self.stray else 0)
 
     @property
     def divisible(self) -> bool:

@@ -18,6 +18,7 @@ def start(run: Run) -> Path:
     stage = settings(run)  # an unknown stage is refused before anything is read
     if not is_sharded(run.data):
         store = require_clips(run.data)
+        require_frames(store, stage.longest_run)
         if stage.data != "crop" and not run.device.startswith("cuda"):
             require_latents(store)
     if run.init is not None:
@@ -37,6 +38,16 @@ def said_in(data: Path) -> list[str]:
         return [ShardSample(key, members).caption for key, members in read_index(data).items()]
     store = ClipStore(data)
     return [str(caption) for seed in store.seeds for caption in store.facts(seed)["captions"]]
+
+
+def require_frames(store: ClipStore, frames: int) -> None:
+    """Refuses clips that are all shorter than what a stage draws."""
+    longest = max(len(store.array(seed, "frames")) for seed in store.seeds)
+    if longest < frames:
+        raise InputError(
+            f"no clip in '{store.folder}' has the {frames} frames the stage needs; the longest has {longest}",
+            f"Render longer ones: python -m dreamoving_cli.train synth --frames {frames}.",
+        )
 
 
 def require_latents(store: ClipStore) -> None:

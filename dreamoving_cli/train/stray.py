@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dreamoving_cli.train.data import Batch
 
-REACH = 4  # frames from a wanted one to the other, at most
 MOST = 0.9  # of the other frame in what is noised
 LEAST_NOISE = 0.4  # factor of the noise from which errors of the clean picture count no more
 

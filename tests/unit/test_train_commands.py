@@ -82,7 +82,8 @@ def documented_chain(folder: Path) -> list[list[str]]:
         words = [str(folder / w) if w == "data" or w.startswith("runs/") else w for w in words]
         motion = words[0] == "run" and STAGES[words[1]].frames > 1
         small = ["--steps", "1", "--batch", "1"] if words[0] == "run" else []
-        chain.append(words + small + (["--frames", "4"] if motion or words[0] == "synth" else []))
+        frames = ["--frames", "4"] if motion else ["--frames", "5"] if words[0] == "synth" else []
+        chain.append(words + small + frames)
     return chain
 
 

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("numba", reason="the renderer needs the extra `train`")
 from dreamoving_cli.models.load import Pack, build_pack
 from dreamoving_cli.models.tiny import tiny_config
-from dreamoving_cli.train.data import Batch, ClipStore
+from dreamoving_cli.train.data import Batch, ClipStore, cover
 from dreamoving_cli.train.device_store import DeviceStore
 from dreamoving_cli.train.latents import encode_clips
 from tests.clips import FRAMES, write_clips
@@ -44,8 +44,12 @@ def same_as_on_disk(batch: Batch, data: Path) -> list[int]:
         assert said in {*words, *(w.replace("a woman", "a person", 1) for w in words),
                         *(w.replace("a man", "a person", 1) for w in words)}  # fmt: skip
         np.testing.assert_allclose(batch.facts["skin"][i], disk.facts(seed)["skin"], atol=1e-6)
-        cover = disk.array(seed, "alpha").mean() / 255
-        assert float(batch.person[i].mean()) == pytest.approx(cover, abs=2e-3)
+        share = disk.array(seed, "alpha").mean() / 255
+        assert float(batch.person[i].mean()) == pytest.approx(share, abs=2e-3)
+        points = torch.from_numpy(disk.facts(seed)["points"])
+        box = cover(points, depth.shape[1:], tuple(latents.shape[2:]))
+        for part, wanted in zip((batch.head, batch.arms), box, strict=True):
+            torch.testing.assert_close(part[i, 0], wanted.float(), rtol=0, atol=2e-3)
         shown.append(seed)
     return shown
 

@@ -148,6 +148,32 @@ def test_clips_without_latents_are_refused_with_the_command_that_makes_them(tmp_
         start_run(Run("picture", tmp_path, tmp_path / "out", tmp_path / "pack"))
 
 
+@pytest.mark.parametrize(("stage", "needed"), [("correction", 5), ("long-frames", 16)])
+def test_clips_too_short_for_a_stage_are_refused_with_the_flag_that_makes_longer_ones(
+    stage: str, needed: int, tmp_path: Path
+) -> None:
+    write_clips(tmp_path, [0])
+    wanted = rf"has the {needed} frames the stage needs; the longest has 4\. .* synth --frames {needed}"
+    with pytest.raises(InputError, match=wanted):
+        start_run(Run(stage, tmp_path, tmp_path / "out", tmp_path / "pack"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_stray_by_every_distance(
+    data: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = trainer("correction", data, tmp_path / "run", start), set[int]()
+    monkeypatch.setattr(made.store, "batch", lambda rng, count, length: asked.add(length) or made_batch)
+    made_batch = ClipStore(data).batch(np.random.default_rng(0), 2, 4)
+    for step in range(40):
+        batch = made.batch(np.random.default_rng(step), 2)
+        assert batch.latents.shape[2] == 1
+        assert batch.other is not None
+        assert batch.latents.shape == batch.other.shape
+    assert asked == {2, 3, 4, 5}
+    assert made.stage.longest_run == 5
+
+
 # --- losses
 
 
